@@ -98,7 +98,8 @@ class PackChecks:
 
     def _as_written(self, pack: Pack) -> PackContents | None:
         """What was read when it was written, if that very file lies there."""
-        return self._written.packs.get(pack.file) if self._written.is_in(self._folder.store, pack.file) else None
+        there = self._written.is_in(self._folder.store, pack.file, pack.stored_sha256)
+        return self._written.packs.get(pack.file) if there else None
 
     def _read(self, pack: Pack, *, quick: bool) -> PackContents:
         held = PackContents()

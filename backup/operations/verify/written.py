@@ -24,7 +24,7 @@ from backup.operations.verify.volume_archive import Walked, content_sha256, coun
 from backup.pipeline import gzip
 from backup.pipeline.chunks import split_lines
 from backup.storage.directory import LocalStore
-from backup.storage.staged_file import FileIdentity
+from backup.storage.staged_file import FileIdentity, StagedFile
 
 # Contents of one piece.
 _TOGETHER: Final = 1 << 14
@@ -126,11 +126,13 @@ class ArchiveMembers(_Unpacked):
         self._root, self._files = root, array("q")
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """See above. Hard links hold no content: where there are some, no index agrees."""
+        """See above. One with hard links, which hold no content, is not taken whole: what they lead to is looked for."""
         reader = TarReader(self._counted(pieces))
         with contextlib.suppress(IntegrityError):
             for found in judged(reader, self._root, trusted=True, indexed=True):
                 count(found, self.walked.counts)
+                if found.kind == tarfile.LNKTYPE:
+                    return
                 if found.kind == tarfile.REGTYPE:
                     self._files.append(hash((found.path, found.size, content_sha256(reader, found))))
             self.whole = True
@@ -143,12 +145,16 @@ class ArchiveMembers(_Unpacked):
 
 @dataclass
 class Written:
-    """By their names, which files were sealed, and what those hold that are archives."""
+    """By their names, which files were sealed, with their SHA-256, and what those hold that are archives."""
 
-    sealed: dict[str, FileIdentity] = field(default_factory=dict)
+    sealed: dict[str, tuple[FileIdentity, str]] = field(default_factory=dict)
     packs: dict[str, PackContents] = field(default_factory=dict)
     archives: dict[str, ArchiveMembers] = field(default_factory=dict)
 
-    def is_in(self, store: LocalStore, name: str) -> bool:
-        """Whether the file of that name in a folder is the one that was sealed."""
-        return name in self.sealed and self.sealed[name] == store.identity(name)
+    def note(self, staged: StagedFile) -> None:
+        """A file that was sealed."""
+        self.sealed[staged.name] = staged.identity, staged.sha256
+
+    def is_in(self, store: LocalStore, name: str, sha256: str) -> bool:
+        """Whether the file of that name in a folder is the one that was sealed, and of that SHA-256."""
+        return name in self.sealed and self.sealed[name] == (store.identity(name), sha256)
