@@ -47,7 +47,7 @@ class SetDraft:
         artifact = writer.finish()
         self.artifacts.append(artifact)
         self.staged.append(writer.staged)
-        self.written.sealed[artifact.file] = writer.staged.identity
+        self.written.note(writer.staged)
         return artifact
 
     def forget(self) -> None:

@@ -132,7 +132,7 @@ def archive_increment(
     context.progress.phase(f"reading what is new of {volume.name} back")
     if run.new:
         known.packs[pack] = _take_pack(writer, draft, run.content)
-        draft.written.sealed[pack], draft.written.packs[pack] = writer.staged.identity, held
+        draft.written.packs[pack] = held
     else:
         writer.discard()
     listed.write(run.entry_points(writer.marks, known.packs[pack].stored_size if run.new else 0))
@@ -220,6 +220,7 @@ def own_directory(context: CreateContext) -> frozenset[tuple[int, int]]:
 def _take_pack(writer: ArtifactWriter, draft: SetDraft, content: int) -> Pack:
     artifact = writer.finish()
     draft.new_packs.append(writer.staged)
+    draft.written.note(writer.staged)
     return Pack(
         volume=artifact.name,
         file=artifact.file,

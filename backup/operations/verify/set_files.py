@@ -94,13 +94,11 @@ class SetCheck:
             self._problems += self._packs.problems(pack, quick=quick)
         usable = [artifact for artifact in self._manifest.artifacts if sizes[artifact.file] == artifact.stored_size]
         for artifact in contents_first(usable):
-            if quick and self._written.is_in(self._store, artifact.file):
-                self._found.sha256[artifact.file] = artifact.stored_sha256
-            elif quick:
+            if not quick:
+                self._judge(artifact, usable)
+            elif not self._written.is_in(self._store, artifact.file, artifact.stored_sha256):
                 with self._reading(artifact):
                     pass
-            else:
-                self._judge(artifact, usable)
         if quick and (part := self._manifest.database):
             self._found.rows, self._found.large_objects = dict(part.rows), part.large_objects
             self._found.extensions = list(part.extensions)
@@ -218,13 +216,12 @@ class SetCheck:
         members = self._written.archives.get(archive.file)
         if not (members and members.whole and members.plain_size == archive.plain_size):
             return False
-        if not self._written.is_in(self._store, archive.file):
+        if not self._written.is_in(self._store, archive.file, archive.stored_sha256):
             return False
         before, agrees = len(self._problems), False
         with self._reading(index) as listing:
             agrees = members.agrees(self._plain(listing, index))
         self._judge_counts(archive, members.walked)
-        self._found.sha256[archive.file] = archive.stored_sha256
         return agrees and len(self._problems) == before
 
     def _tree(self, tree: Artifact, index: Artifact) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.errors import IntegrityError
+from backup.media import archive_tree
 from backup.media.archive_tree import Archiver
 from backup.model.backup_set import SEALED
 from backup.model.manifest import Manifest
@@ -120,6 +121,22 @@ def test_what_the_manifest_says_otherwise_is_found(stack: Stack, monkeypatch: py
     monkeypatch.setattr(media, "_part", lambda *words: part(*words).model_copy(update={"links": 2}))
     with pytest.raises(IntegrityError, match="holds 1 links instead of 2"):
         stack.night("full")
+
+
+def test_hard_links_that_the_index_does_not_list_are_found(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.link(stack.media / "a", stack.media / "z")
+    line = archive_tree.index_line
+    monkeypatch.setattr(archive_tree, "index_line", lambda *words: b"" if words[2] == b"media/z" else line(*words))
+    with pytest.raises(IntegrityError, match=f"{DAMAGED}.*the archive holds media/z where the file index has its end"):
+        stack.night("full")
+
+
+def test_a_pack_that_the_manifest_says_is_another_is_read(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = media._take_pack
+    other = {"stored_sha256": "0" * 64}
+    monkeypatch.setattr(media, "_take_pack", lambda *words: taken(*words).model_copy(update=other))
+    with pytest.raises(IntegrityError, match=f"{DAMAGED}.*its SHA-256 differs from the manifest's"):
+        stack.night()
 
 
 def test_a_doubt_is_settled_by_reading(stack: Stack, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
