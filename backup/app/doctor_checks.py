@@ -19,6 +19,7 @@ from backup.app.composition import App
 from backup.app.places import bucket_options, contexts, memory
 from backup.app.restore import restore_context
 from backup.catalog.scheduler_state import ScheduleFile
+from backup.catalog.wal_archive import clusters
 from backup.config import loader
 from backup.config.loader import Settings
 from backup.docker.container import Container, mount_source
@@ -44,7 +45,7 @@ from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.jobs import find_supercronic, jobs
 from backup.operations.missed_runs import reasons
 from backup.operations.offsite.context import list_remote_sets
-from backup.operations.pitr.window_reader import read_window
+from backup.operations.pitr.window_reader import left_slots, read_window
 from backup.operations.status import offsite, restoring
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients
@@ -188,6 +189,7 @@ class _Doctor:
         streaming = told_moments.is_streaming(window, now)
         yield from told_moments.server(wal_rights(source.login), cluster.tablespaces, streaming=streaming)
         yield from told_moments.slot(wal_slots(source.login), slot_name(source.instance), wanted=source.slot)
+        yield from left_slots(clusters(settings.root), cluster.system_identifier)
         yield from told_moments.increments(cluster)
         yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, now)
 

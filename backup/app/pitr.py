@@ -82,7 +82,8 @@ def _database(main: App) -> WalSource:
     def hold(place: int) -> WalSlot | None:
         return hold_wal(source.login, slot_name(source.instance), place) if source.slot else None
 
-    return WalSource((clients.beside.id, clients.beside.started), ask, receive, hold)
+    beside = clients.beside
+    return WalSource((beside.id, beside.started), ask, receive, hold, beside.service or beside.name)
 
 
 def _folder(root: Path) -> Path:

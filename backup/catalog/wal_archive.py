@@ -8,6 +8,7 @@
     <root>/wal/<system identifier>/…/<file>.damaged what is not as it was written: it counts for nothing
     <root>/wal/<system identifier>/scrub.json       which file was read back last (operations/pitr/scrub.py)
     <root>/wal/<system identifier>/proof.json       what the newest drill of all this found
+    <root>/wal/<system identifier>/server.json      which service its server was, and the slot that was made there
     <root>/wal/<system identifier>/unique           tells this folder from others of the same cluster, at a place
     <root>/wal/<system identifier>/offsite-<place>.jsonl   what a place has confirmed (catalog/wal_copies.py)
     <root>/wal/<system identifier>-<time>/          what was set aside: WAL of a history that the server has left
@@ -35,6 +36,7 @@ from pydantic import ValidationError
 from backup.errors import StoreError
 from backup.formatting import printable
 from backup.logging import logger
+from backup.model.frozen import Frozen
 from backup.model.manifest import Artifact
 from backup.model.wal import (
     PARTIAL,
@@ -57,6 +59,7 @@ WAL: Final = "wal"
 _RECORDS: Final = "segments.jsonl"
 _LARGEST: Final = 1 << 30
 _PROOF: Final = "proof.json"
+_SERVER: Final = "server.json"
 _UNIQUE: Final = "unique"
 _DAMAGED: Final = ".damaged"
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
@@ -92,6 +95,13 @@ class StreamFile:
     def write(self, stream: Stream) -> None:
         """Say this from now on."""
         atomic_file.replace(self._store, self._name, stream.model_dump_json().encode())
+
+
+class ArchivedServer(Frozen):
+    """The server that WAL was received of: its service or container, and the slot of ours there, if there is one."""
+
+    service: str
+    slot: str = ""
 
 
 def clusters(root: Path) -> list[WalArchive]:
@@ -202,6 +212,21 @@ class WalArchive:
     def keep_proof(self, proof: WindowProof) -> None:
         """Note what a drill found."""
         atomic_file.replace(LocalStore(self.directory), _PROOF, proof.model_dump_json().encode())
+
+    def server(self) -> ArchivedServer | None:
+        """The server of this cluster; None before it was noted, or where that cannot be read."""
+        store = LocalStore(self.directory)
+        with contextlib.suppress(ValidationError, StoreError):
+            return ArchivedServer.model_validate_json(store.read(_SERVER)) if _SERVER in store.names() else None
+        return None
+
+    def note_server(self, server: ArchivedServer | None) -> None:
+        """Note which server it is of; None: that is of no interest any more."""
+        store = LocalStore(self.directory)
+        if server is None:
+            store.remove(_SERVER)
+        elif server != self.server():
+            atomic_file.replace(store, _SERVER, server.model_dump_json().encode())
 
     def remove_aside(self, until: datetime) -> None:
         """Remove what was set aside before `until`."""

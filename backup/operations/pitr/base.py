@@ -357,4 +357,5 @@ def _prune_other(other: WalArchive, until: datetime) -> int:
         other.remove_base(base)
     other.remove_segments(segments)
     other.remove_damaged(until)
+    other.note_server(None)
     return len(bases) + len(segments)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
-from backup.catalog.wal_archive import StreamFile, WalArchive
+from backup.catalog.wal_archive import ArchivedServer, StreamFile, WalArchive
 from backup.errors import BackupError, EngineError, StoreError
 from backup.formatting import essence, printable
 from backup.logging import logger
@@ -59,13 +59,15 @@ class RunningReceiver(Protocol):
 class WalSource:
     """The database at one moment. `identity` tells the runs of its container apart.
 
-    `hold` lets the server keep its WAL from a place on, if that is wanted.
+    `hold` lets the server keep its WAL from a place on, if that is wanted. `service`: its own, or its
+    container.
     """
 
     identity: tuple[str, str]
     ask: Callable[[], ServerWal]
     receive: Callable[[WalArchive], AbstractContextManager[RunningReceiver]]
     hold: Callable[[int], WalSlot | None] = lambda _: None
+    service: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,7 @@ class _Session:
     # The newest moment of the timeline before.
     closed: datetime | None = None
     slot: WalSlot | None = None
+    noted: ArchivedServer | None = None
     looks: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=_LOOKS))
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -136,7 +139,7 @@ class _Session:
         self.database = database
         wal, before = database.ask(), self.file.read_quietly()
         packer = self._packer(wal)
-        self._hold(database, wal)
+        self._hold(database, wal, packer.archive)
         if self.receiver and not self.receiver.running():
             self._ended(self.receiver.errors(), before)
         if self.receiver is None:
@@ -157,12 +160,17 @@ class _Session:
             packer.close_timelines(wal.timeline, self.closed or UNKNOWN)
         return self._say(wal, packer, level, before)
 
-    def _hold(self, database: WalSource, wal: ServerWal) -> None:
+    def _hold(self, database: WalSource, wal: ServerWal, archive: WalArchive) -> None:
         """Let the server keep what is not on our disk, where that is wanted."""
         # Segments before the one that is being received were synced when they were whole.
         slot = database.hold(lsn(wal.received) // wal.size * wal.size if wal.received else 0)
         if slot and slot.problem and (self.slot is None or self.slot.problem != slot.problem):
             logger.warning("the WAL is received without a slot: {}. {}", slot.problem, slot.hint)
+        # Once the server is not the database any more, nobody looks for a slot there.
+        server = ArchivedServer(service=database.service, slot=slot.name if slot else "")
+        if (slot is None or not slot.problem) and server != self.noted:
+            archive.note_server(server)
+            self.noted = server
         self.slot = slot
 
     def _packer(self, wal: ServerWal) -> Packer:
@@ -172,6 +180,7 @@ class _Session:
             archive = WalArchive(self.context.root, wal.system_identifier)
             archive.prepare()
             self.looks.clear()
+            self.noted = None
             self.packer = Packer(archive, wal.size, recipients=self.context.recipients)
         return self.packer
 

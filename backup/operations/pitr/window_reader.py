@@ -44,7 +44,9 @@ def read_window(settings: Settings, root: Path, now: datetime) -> Window:
     stream, problems = _stream(root, now)
     found: list[_Found] = []
     try:
-        found = [_look(archive, stream) for archive in clusters(root)]
+        archives = clusters(root)
+        found = [_look(archive, stream) for archive in archives]
+        problems += left_slots(archives, stream.system_identifier if stream else "")
     except BackupError as error:
         problems.append(warning(f"the WAL that is here cannot be listed: {error.message}", error.hint))
     cron, keep = settings.pitr_base, timedelta(days=settings.pitr_days)
@@ -146,6 +148,25 @@ def _bases(archive: WalArchive, problems: list[Finding]) -> Iterator[Base]:
         except StoreError as error:
             text = f"the base backup {printable(base.id)} does not count: {error.message}"
             problems.append(warning(text, _TAKE))
+
+
+def left_slots(archives: Sequence[WalArchive], current: str) -> list[Finding]:
+    """Tell of slots on servers that were the database before: of clusters of another service than the `current` one.
+
+    A cluster that was replaced within its service took its slot with it.
+    """
+    servers = {archive.system_identifier: archive.server() for archive in archives}
+    now = servers.get(current)
+    left = [each for each in servers.values() if now and each and each.slot and each.service != now.service]
+    return [
+        warning(
+            f"the slot {printable(each.slot)} may still be on the server of {printable(each.service)}, which is not the"
+            " database any more: it keeps WAL there, up to max_slot_wal_keep_size",
+            f"There, as a superuser: SELECT pg_drop_replication_slot('{printable(each.slot)}'); This is said until the"
+            " WAL of that server has left the window.",
+        )
+        for each in left
+    ]
 
 
 def incomplete(bases: Sequence[Base]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
+from backup.catalog.wal_archive import ArchivedServer, StreamFile, WalArchive, clusters
 from backup.errors import EngineError, StoreError
 from backup.model.wal import SegmentId, Stream, WalSlot, lsn_text
 from backup.operations.pitr.receive import ReceiveContext, WalSource, _said, _Session
@@ -62,7 +62,7 @@ class Server:
         return self.slot
 
     def session(self) -> _Session:
-        source = WalSource(("id", "started"), self.ask, self.receive, self.hold)
+        source = WalSource(("id", "started"), self.ask, self.receive, self.hold, "db")
         context = ReceiveContext(
             root=self.root, database=lambda: source, wait=lambda _: True, clock=self.now, steady=lambda: self.at
         )
@@ -221,6 +221,25 @@ def test_the_server_keeps_what_is_not_whole_here(server: Server) -> None:
     server.look(session, 4, 3.5, 3.0)
     server.look(session, 6, 3.5, 3.4)
     assert server.held == [0, 2, 3, 3]
+
+
+def test_which_server_has_a_slot_of_ours_is_noted_with_its_wal(server: Server) -> None:
+    """A server that is not the database any more is asked for nothing."""
+    archive = WalArchive(server.root, SYSTEM)
+    session = server.session()
+    server.write(2)
+    server.look(session, 0, 2.5, 2.5)
+    assert archive.server() == ArchivedServer(service="db")
+    server.slot = WalSlot(name="s", held=5)
+    server.look(session, 2, 2.5, 2.5)
+    assert archive.server() == ArchivedServer(service="db", slot="s")
+    # It may still be there.
+    server.slot = WalSlot(name="s", problem="somebody uses it")
+    server.look(session, 4, 2.5, 2.5)
+    assert archive.server() == ArchivedServer(service="db", slot="s")
+    server.slot = None
+    server.look(session, 6, 2.5, 2.5)
+    assert archive.server() == ArchivedServer(service="db")
 
 
 def test_what_is_said_of_the_slot_stays_when_the_stream_ends(server: Server) -> None:

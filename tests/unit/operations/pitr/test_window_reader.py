@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from backup.catalog.wal_archive import ArchivedServer, WalArchive
 from backup.config.loader import Settings
 from backup.model.wal import SegmentId
 from backup.monitoring.window import Window
+from backup.operations.pitr.base import prune
 from backup.operations.pitr.window_reader import read_window
 from tests.support.windows import SIZE, a_base, a_stream, on_disk
 
@@ -150,6 +154,29 @@ def test_no_wal_is_read(tmp_path: Path) -> None:
         name.chmod(0)
     (archive.bases.directory / BASE.artifact.file).chmod(0)
     assert read(tmp_path) == before
+
+
+def test_a_slot_on_a_server_that_is_not_the_database_any_more_is_told(tmp_path: Path) -> None:
+    """Nobody else would: it holds WAL on that server's disk."""
+    archive = on_disk(tmp_path, [BASE], WHOLE, a_stream(8, NOW, NOW))
+    before = WalArchive(tmp_path, "7300000000000000001")
+    before.prepare()
+    before.note_server(ArchivedServer(service="old-db", slot="obcms_backup_wal_x"))
+    assert read(tmp_path).problems == (), "which service the database is now is not known yet"
+    archive.note_server(ArchivedServer(service="db", slot="obcms_backup_wal_x"))
+    (problem,) = read(tmp_path).problems
+    assert problem.level == "warn" and "server of old-db, which is not the database any more" in problem.text
+    assert "SELECT pg_drop_replication_slot('obcms_backup_wal_x');" in problem.hint
+    # A new cluster in the same service, and one without a slot.
+    before.note_server(ArchivedServer(service="db", slot="obcms_backup_wal_x"))
+    assert read(tmp_path).problems == ()
+    before.note_server(ArchivedServer(service="old-db"))
+    assert read(tmp_path).problems == ()
+    # Until nothing of it would be kept.
+    before.note_server(ArchivedServer(service="old-db", slot="obcms_backup_wal_x"))
+    context = SimpleNamespace(clock=lambda: NOW, days=7, catalog=SimpleNamespace(root=tmp_path))
+    prune(cast(Any, context), archive)
+    assert before.server() is None and read(tmp_path).problems == ()
 
 
 def test_a_stream_that_nothing_is_written_down_of_is_stale(tmp_path: Path) -> None:
