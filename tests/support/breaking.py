@@ -15,6 +15,7 @@ from tests.support.sidecar import IMAGE, Result, Sidecar
 # Each breaks one thing of the product at one moment, from outside of it: its steps are where it can be broken.
 BREAKER = """
 import os, pathlib, signal, subprocess, sys
+from backup.app import restore
 from backup.cli import main
 from backup.catalog.catalog import Catalog
 from backup.operations.restore.journal import JournalFile
@@ -45,7 +46,7 @@ JournalFile._write = written
 if dump:
     Catalog.publish = published
 if verb:
-    helper.subprocess.Popen = started
+    helper.subprocess.Popen, restore.in_child = started, helper.in_child
 sys.exit(main(sys.argv[1:]))
 """
 

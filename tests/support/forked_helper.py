@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from backup.media import helper_main
 
@@ -22,14 +24,20 @@ def in_fork(_volume: str, words: Sequence[str]) -> Iterator[str | int]:
         if not child:
             _become(words, writing, errors.fileno())
         os.close(writing)
-        yield from (line.rstrip("\n") for line in lines)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = None
+        try:
+            yield from (line.rstrip("\n") for line in lines)
+            status = os.waitpid(child, 0)[1]
+        finally:
+            if status is None:
+                os.kill(child, signal.SIGTERM)
+                os.waitpid(child, 0)
         errors.seek(0)
         yield from errors.read().splitlines()[-_LAST_LINES:]
-        yield code
+        yield os.waitstatus_to_exitcode(status)
 
 
-def _become(words: Sequence[str], output: int, errors: int) -> None:
+def _become(words: Sequence[str], output: int, errors: int) -> NoReturn:
     """Do it, and end. Locks are the parent's alone, and nothing that it has open is ended here."""
     code = 1
     try:

@@ -87,7 +87,11 @@ class Sidecar:
     def start(self, *command: str, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
         """Start a command of the product."""
         settings = self.environment | environment
-        program = self.program or ROOT / ("entrypoint.py" if self.tries or command[:1] == ("serve",) else _UNTRIED)
+        program = ROOT / _UNTRIED
+        if self.tries or command[:1] == ("serve",):
+            program = self.program or ROOT / "entrypoint.py"
+        elif self.program and not self.image:
+            settings |= {"UNTRIED_PROGRAM": str(self.program)}
         words = [str(program), *command]
         if not prefix and not self.image:
             return Forked(words, around() | settings)

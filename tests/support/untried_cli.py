@@ -7,12 +7,13 @@ looks more often than outside of tests, and waits for less long when something i
 about how long.
 
 A throw-away server for the first set of each of hundreds of tests would take as long as all else that they do.
-`Sidecar.tries` runs the whole.
+`Sidecar.tries` runs the whole. A program in place of the command line, UNTRIED_PROGRAM, finds all that replaced.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from types import ModuleType
 from typing import Any
@@ -45,4 +46,7 @@ if __name__ == "__main__":
     replaced(database, load_test=taken)
     replaced(restore, in_child=in_fork)
     replaced(filesystem, MEMORY=frozenset())
-    sys.exit(main(sys.argv[1:] or ["serve"]))
+    if program := os.environ.pop("UNTRIED_PROGRAM", ""):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        sys.exit(main(sys.argv[1:] or ["serve"]))

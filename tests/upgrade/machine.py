@@ -49,7 +49,7 @@ class Machine:
         places = {"BACKUP_PROJECT": PROJECT, "DB_SERVICE": self.server.service}
         environment = settings_of(self.base) | places | {"SOAK_AHEAD": f"{ahead.total_seconds()}"}
         folders = (self.base / name for name in ("backups", "spool", "volumes"))
-        sidecar = Sidecar(*folders, environment, program=CLOCKED)
+        sidecar = Sidecar(*folders, environment, program=CLOCKED, tries=True)
         result = sidecar.run(*words, **more)
         assert "Traceback" not in result.output, result.output
         return result
