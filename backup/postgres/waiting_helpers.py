@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,10 +43,12 @@ class _Place:
     def tell(self, program: str, arguments: Sequence[str]) -> Helper | None:
         """Let it run a program; None when there is none. It is the caller's from then on."""
         self._known.wait()
+        line = f"exec {shlex.join([program, *arguments])}\n".encode(errors="surrogateescape")
+        if self._helper is None or len(line) > select.PIPE_BUF:  # so much any pipe takes at once
+            return None
         told, self._helper = self._helper, None
-        if told:
-            os.write(self._pipe.writer, f"exec {shlex.join([program, *arguments])}\n".encode(errors="surrogateescape"))
-            told.becomes(program)
+        os.write(self._pipe.writer, line)
+        told.becomes(program)
         return told
 
     def close(self) -> None:

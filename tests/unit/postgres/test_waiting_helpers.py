@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 from pathlib import Path
 from typing import Any, cast
@@ -64,6 +65,13 @@ def test_those_that_are_told_nothing_end_and_are_removed(tmp_path: Path, start: 
     assert [each.process.communicate(timeout=60)[0] for each in start.made] == [b"", b""]
     assert all(each.process.returncode >= 0 for each in start.made)
     assert helpers.take("true", []) is None and list(tmp_path.iterdir()) == []
+
+
+def test_one_is_told_no_more_than_its_pipe_takes_at_once(tmp_path: Path, start: Starter) -> None:
+    with waiting(start, [tmp_path / "0.gate"]) as helpers:
+        assert helpers.take("printf", ["x" * select.PIPE_BUF]) is None
+    start.made[0].process.communicate(timeout=60)
+    assert start.made[0].closed
 
 
 def test_what_cannot_be_started_is_done_without(tmp_path: Path) -> None:
