@@ -84,14 +84,14 @@ def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = 
         try:
             with contextlib.closing(Stored(store, artifact.file, progress)) as source:
                 source.drain()
+            if (source.size, source.sha256) == (artifact.stored_size, artifact.stored_sha256):
+                continue
+            archive.set_file_aside(store, artifact.file)
+            wrong.append(f"{artifact.file} ({size(artifact.stored_size)}) is not as it was written, and was set aside")
         except StoreError as error:
             # The cleanup may have removed it meanwhile; a disk that fails says nothing of one file.
             if artifact.file in store.names():
-                wrong.append(f"{artifact.file} cannot be read: {error.message}")
-            continue
-        if (source.size, source.sha256) != (artifact.stored_size, artifact.stored_sha256):
-            archive.set_file_aside(store, artifact.file)
-            wrong.append(f"{artifact.file} ({size(artifact.stored_size)}) is not as it was written, and was set aside")
+                wrong.append(f"{artifact.file} cannot be read, or set aside: {error.message}")
     for each in wrong:
         logger.error("{}", printable(each))
     return wrong

@@ -64,21 +64,24 @@ class ShipCleanup:
                 )
                 copies[name].remove(missing)
             used, ours = {*held, *(file for file, _ in files.values())}, f"{WAL_FOLDER}/{name}/"
-            unused = {key: entry for key, entry in entries.items() if key.startswith(ours)}
-            gone = self._swept(unused, {key: file for key, (file, _) in files.items()})
-            useless += [entry.size for key, entry in unused.items() if key not in used and key not in gone]
+            found = {key: entry for key, entry in entries.items() if key.startswith(ours)}
+            gone = self._swept(found, {key: file for key, (file, _) in files.items()}, used)
+            useless += [entry.size for key, entry in found.items() if key not in used and key not in gone]
         self.left = (
             f"{plural(len(useless), 'object')} there that no moment needs, {size(sum(useless))}" if useless else ""
         )
         self._listed = now
 
-    def _swept(self, there: dict[str, RemoteObject], known: dict[str, str]) -> set[str]:
-        """Remove what removals and uploads that did not end have left of one archive; what is gone of it."""
+    def _swept(self, there: dict[str, RemoteObject], known: dict[str, str], used: set[str]) -> set[str]:
+        """Remove what removals and uploads that did not end have left of one archive, `there`; what is gone of it.
+
+        `known`: as of `orphans`; what is `used` is left to the rules of the window.
+        """
         newest = max((entry.modified for entry in there.values()), default=None)
         left = [key for key in orphans(there, known) if newest and newest - there[key].modified > _ORPHANED]
         left += [each.key for each in superseded(filter(None, map(SegmentObject.parse, there)))]
         gone: set[str] = set()
-        for key in left[:_MOST]:
+        for key in [key for key in left if key not in used][:_MOST]:
             if not self.denied:
                 end = self.context.remote.remove(key)
                 self.denied = end == "denied"
