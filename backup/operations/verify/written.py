@@ -126,7 +126,7 @@ class ArchiveMembers(_Unpacked):
         self._root, self._files = root, array("q")
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """See above. One with hard links, which hold no content, is not taken whole: what they lead to is looked for."""
+        """See above. One with hard links is not taken whole: what they lead to is looked for."""
         reader = TarReader(self._counted(pieces))
         with contextlib.suppress(IntegrityError):
             for found in judged(reader, self._root, trusted=True, indexed=True):
