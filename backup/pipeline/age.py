@@ -50,8 +50,9 @@ def recipient_problem(recipient: str) -> str:
     """Why this cannot be a recipient; nothing if it can be. A private key is never shown, nor anything unknown."""
     if _SECRET.search(recipient):
         return "is a PRIVATE key, which must not be here: give its public key, and keep this one elsewhere"
-    if recipient.startswith("age1pq"):
-        return f"is a post-quantum recipient (age1pq…), which is not supported: give a classic one. {_MAKE}"
+    # One classic key in a thousand begins with age1pq: the 1 behind it is what no key of these has.
+    if recipient.startswith("age1pq1"):
+        return f"is a post-quantum recipient (age1pq1…), which is not supported: give a classic one. {_MAKE}"
     try:
         _recipient(recipient)
     except (ValueError, pyrage.RecipientError):

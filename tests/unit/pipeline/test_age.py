@@ -178,6 +178,8 @@ def test_recipients_are_judged_at_the_start(tmp_path: Path) -> None:
         loader.load_settings({"BACKUP_AGE_RECIPIENTS": "age1nonsense"})
     with pytest.raises(ConfigError, match="recipient 1 is a post-quantum .* not supported: give a classic"):
         loader.load_settings({"BACKUP_AGE_RECIPIENTS": "age1pq1" + "q" * 1900})
+    classic = "age1pq54ke27gevzd5sj0e3ed5makjyfdp2ckwpwxeqwq07df9p2halqwyd4ar"
+    assert loader.load_settings({"BACKUP_AGE_RECIPIENTS": classic}).age_recipients == (classic,)
     for what in ("offsite", "all"):
         with pytest.raises(ConfigError, match="needs BACKUP_AGE_RECIPIENTS"):
             loader.load_settings({"BACKUP_ENCRYPT": what})
