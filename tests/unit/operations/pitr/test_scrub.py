@@ -40,12 +40,29 @@ def test_each_file_is_read_once_a_week_however_often_somebody_comes_by(hours: in
 
 def test_a_night_reads_its_share_and_a_month_of_absence_all_of_it_once() -> None:
     small = FILES[:-1]
-    found, turn = due(small, Turn(until=NOW), NOW + DAY)
-    assert [each.file for each in found] == [each.file for each in small[:6]]
-    found, _ = due(small, turn, NOW + 2 * DAY)
-    assert found[0] == small[6]
+    first, turn = due(small, Turn(until=NOW), NOW + DAY)
+    second, _ = due(small, turn, NOW + 2 * DAY)
+    assert (len(first), len(second)) == (6, 6) and not {each.file for each in first} & {each.file for each in second}
     found, _ = due(small, turn, NOW + 30 * DAY)
     assert sorted(each.file for each in found) == [each.file for each in small]
+
+
+@pytest.mark.parametrize("size", [1, 50, 500])
+@pytest.mark.parametrize("kept", [9, 15])
+def test_what_comes_meanwhile_keeps_nothing_from_its_turn(kept: int, size: int) -> None:
+    """New WAL comes as fast as a share is read, and is called as what is read next."""
+    turn, there, read, unread = Turn(until=NOW), dict[str, tuple[int, Artifact]](), set[str](), list[str]()
+    for day in range(1, 80):
+        new = [an_artifact("segment", f"{number:024X}.gz", 5) for number in range(20 * day, 20 * day + 20)]
+        new.append(an_artifact("base", f"{NOW + day * DAY:%Y%m%dT%H%M%SZ}.tar.gz", size))
+        there |= {each.file: (day, each) for each in new}
+        found, turn = due([each for _, each in there.values()], turn, NOW + day * DAY)
+        read |= {each.file for each in found}
+        gone = [name for name, (made, _) in there.items() if day - made >= kept]
+        # Until then there is more each day, so a round takes longer.
+        unread += [name for name in gone if name not in read and there[name][0] > 20]
+        there = {name: each for name, each in there.items() if name not in gone}
+    assert unread == []
 
 
 def test_a_clock_that_was_wrong_silences_nothing() -> None:
