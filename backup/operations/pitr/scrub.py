@@ -75,7 +75,7 @@ def scrub_share(archive: WalArchive, progress: Progress, now: datetime) -> list[
     store = LocalStore(archive.directory)
     # At first all was just read back, when it was written.
     turn = Turn(until=now)
-    with contextlib.suppress(ValidationError):
+    with contextlib.suppress(ValidationError, StoreError):
         turn = Turn.model_validate_json(store.read(_FILE)) if _FILE in store.names() else turn
     found, after = due([artifact for _, artifact in _files(archive)], turn, now)
     wrong = scrub(archive, progress, {each.file for each in found})
@@ -84,16 +84,23 @@ def scrub_share(archive: WalArchive, progress: Progress, now: datetime) -> list[
 
 
 def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = None) -> list[str]:
-    """Read what there is of one cluster, or `only` these files; what is wrong, in words. What differs is set aside."""
+    """Read what there is of one cluster, or `only` these files; what is wrong, in words. What differs is set aside.
+
+    Of all, it is said as well what has a record and does not count: cut short, lost, or set aside before.
+    """
     wanted = None if only is None else set(only)
     files = [(store, each) for store, each in _files(archive) if wanted is None or each.file in wanted]
     progress.phase("reading base backups and WAL", sum(each.stored_size for _, each in files))
-    wrong: list[str] = []
+    lost = archive.uncounted() if wanted is None else []
+    wrong = [f"{each} does not count: its file is not there as it was written" for each in lost]
     for store, artifact in files:
         try:
             with contextlib.closing(Stored(store, artifact.file, progress)) as source:
                 source.drain()
             if (source.size, source.sha256) == (artifact.stored_size, artifact.stored_sha256):
+                continue
+            # The receiver may have written another one under its name, and the cleanup have removed it.
+            if (store, artifact) not in _files(archive):
                 continue
             archive.set_file_aside(store, artifact.file)
             wrong.append(f"{artifact.file} ({size(artifact.stored_size)}) is not as it was written, and was set aside")

@@ -16,6 +16,7 @@ from backup.model.manifest import Artifact
 from backup.model.wal import Base, Segment, SegmentId
 from backup.operations.pitr import base as base_module
 from backup.operations.pitr.scrub import EVERY, Turn, due, scrub, scrub_share
+from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Silent
 from backup.storage.artifact_writer import ArtifactWriter
 from tests.support.facts import NOW
@@ -107,7 +108,7 @@ def test_what_has_rotted_is_told_and_counts_for_nothing(tmp_path: Path) -> None:
     told = scrub(archive, Silent())
     assert len(told) == 2 and all("is not as it was written, and was set aside" in each for each in told)
     assert archive.list_bases() == [] and archive.list_segments() == [segments[0], segments[2]]
-    assert scrub(archive, Silent()) == []
+    assert len(scrub(archive, Silent())) == 2, "neither counts yet"
     # Its record stays with it; both go when no moment would need them any more.
     archive.sweep_bases()
     assert sorted(archive.bases.names()) == [f"{base.id}.json", f"{base.id}.manifest", f"{base.id}.tar.gz.damaged"]
@@ -146,3 +147,53 @@ def test_a_share_is_read_each_night_from_the_day_on_that_all_was_just_written(tm
     assert scrub_share(archive, Silent(), NOW + 8 * DAY) == []
     damage(archive.segments.directory / segments[0].artifact.file)
     assert scrub_share(archive, Silent(), NOW + 8 * DAY + EVERY)
+
+
+def test_a_base_that_was_put_back_from_elsewhere_stays(tmp_path: Path) -> None:
+    """As by an operator who has fetched it from the bucket: what was damaged may go, and nothing of the good one."""
+    archive, base, _ = kept(tmp_path)
+    path = archive.bases.directory / base.artifact.file
+    good = path.read_bytes()
+    damage(path)
+    assert len(scrub(archive, Silent())) == 1
+    path.write_bytes(good)
+    os.utime(path.with_name(path.name + ".damaged"), times=(0, (NOW - 8 * DAY).timestamp()))
+    (archive.bases.directory / "notes.damaged").write_bytes(b"somebody's")
+    (archive.bases.directory / "notes.json").write_bytes(b"somebody's")
+    assert archive.remove_damaged(NOW - 7 * DAY) == 1
+    assert archive.list_bases() == [base]
+    assert {"notes.damaged", "notes.json", f"{base.id}.manifest"} <= set(archive.bases.names())
+
+
+def test_what_was_written_anew_under_its_name_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a segment of a timeline that is left once more, further on; the receiver's process waits for no lock."""
+    archive, _, segments = kept(tmp_path)
+    real = Stored.drain
+
+    def drain(source: Stored) -> None:
+        if source.name == segments[0].artifact.file:
+            with ArtifactWriter(archive.segments, source.name, "segment", segments[0].name) as writer:
+                writer.write(os.urandom(900))
+                archive.keep(Segment(name=segments[0].name, artifact=writer.finish(), received=NOW), writer.staged)
+        real(source)
+
+    monkeypatch.setattr(Stored, "drain", drain)
+    assert scrub(archive, Silent()) == []
+    assert [each.name for each in archive.list_segments()] == [each.name for each in segments]
+
+
+def test_a_turn_that_the_disk_does_not_give_ends_no_base_backup(tmp_path: Path) -> None:
+    archive, _, _ = kept(tmp_path)
+    (archive.directory / "scrub.json").write_bytes(bytes(65 << 20))
+    assert scrub_share(archive, Silent(), NOW) == []
+
+
+def test_all_are_good_only_if_all_count(tmp_path: Path) -> None:
+    archive, base, segments = kept(tmp_path)
+    assert scrub(archive, Silent()) == []
+    for file in (archive.bases.directory / base.artifact.file, archive.segments.directory / segments[1].artifact.file):
+        os.truncate(file, 100)
+    told = scrub(WalArchive(tmp_path, SYSTEM), Silent())
+    assert told == [
+        f"{name} does not count: its file is not there as it was written" for name in (segments[1].name, base.id)
+    ]
