@@ -22,7 +22,7 @@ from backup.logging import logger
 from backup.model.frozen import Frozen
 from backup.model.manifest import Artifact
 from backup.operations.verify.stored_bytes import Stored
-from backup.progress import Progress
+from backup.progress import Progress, Silent
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
 
@@ -95,15 +95,18 @@ def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = 
     wrong = [f"{each} does not count: its file is not there as it was written" for each in lost]
     for store, artifact in files:
         try:
-            with contextlib.closing(Stored(store, artifact.file, progress)) as source:
-                source.drain()
-            if (source.size, source.sha256) == (artifact.stored_size, artifact.stored_sha256):
+            if _is_whole(store, artifact, progress):
                 continue
             # The receiver may have written another one under its name, and the cleanup have removed it.
             if (store, artifact) not in _files(archive):
                 continue
-            archive.set_file_aside(store, artifact.file)
-            wrong.append(f"{artifact.file} ({size(artifact.stored_size)}) is not as it was written, and was set aside")
+            told = f"{artifact.file} ({size(artifact.stored_size)}) is not as it was written, and was set aside"
+            # A cable or memory that fails once says nothing of the file.
+            if _is_whole(store, artifact, Silent()):
+                told = f"{artifact.file} was read as something else once, and then as it was written"
+            else:
+                archive.set_file_aside(store, artifact.file)
+            wrong.append(told)
         except StoreError as error:
             # The cleanup may have removed it meanwhile; a disk that fails says nothing of one file.
             if artifact.file in store.names():
@@ -111,6 +114,12 @@ def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = 
     for each in wrong:
         logger.error("{}", printable(each))
     return wrong
+
+
+def _is_whole(store: LocalStore, artifact: Artifact, progress: Progress) -> bool:
+    with contextlib.closing(Stored(store, artifact.file, progress)) as source:
+        source.drain()
+    return (source.size, source.sha256) == (artifact.stored_size, artifact.stored_sha256)
 
 
 def _files(archive: WalArchive) -> list[tuple[LocalStore, Artifact]]:

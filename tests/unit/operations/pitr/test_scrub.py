@@ -197,3 +197,19 @@ def test_all_are_good_only_if_all_count(tmp_path: Path) -> None:
     assert told == [
         f"{name} does not count: its file is not there as it was written" for name in (segments[1].name, base.id)
     ]
+
+
+def test_what_is_read_well_the_second_time_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cable or memory may fail once; what is set aside is removed later."""
+    archive, base, _ = kept(tmp_path)
+    path, real, reads = archive.bases.directory / base.artifact.file, os.read, Counter[Path]()
+
+    def read(descriptor: int, count: int) -> bytes:
+        file = Path(f"/proc/self/fd/{descriptor}").readlink()
+        reads[file] += 1
+        data = real(descriptor, count)
+        return b"x" + data[1:] if file == path and reads[file] == 1 else data
+
+    monkeypatch.setattr(os, "read", read)
+    (told,) = scrub(archive, Silent())
+    assert "was read as something else once" in told and archive.list_bases() == [base]
