@@ -285,11 +285,12 @@ class WalArchive:
         """Have a damaged file of a base or segment count for nothing, for a person to look at."""
         path = store.directory / name
         with storing(path):
-            path.rename(path.with_name(name + _DAMAGED))
+            aside = path.rename(path.with_name(name + _DAMAGED))
+            os.utime(aside)
         sync_directory(store.directory)
 
     def remove_damaged(self, until: datetime) -> int:
-        """Remove what is damaged and was written before `until`; how many files."""
+        """Remove what is damaged and was set aside before `until`; how many files."""
         gone = 0
         for store in (self.bases, self.segments):
             names = store.names()

@@ -104,12 +104,14 @@ def test_what_has_rotted_is_told_and_counts_for_nothing(tmp_path: Path) -> None:
     assert scrub(archive, Silent()) == [] and archive.list_bases() == [base]
     damage(archive.bases.directory / base.artifact.file)
     damage(archive.segments.directory / segments[1].artifact.file)
+    # The oldest base that is needed is older than what is kept.
+    os.utime(archive.bases.directory / base.artifact.file, times=(0, (NOW - 8 * DAY).timestamp()))
     (archive.segments.directory / segments[2].artifact.file).chmod(0o600)
     told = scrub(archive, Silent())
     assert len(told) == 2 and all("is not as it was written, and was set aside" in each for each in told)
     assert archive.list_bases() == [] and archive.list_segments() == [segments[0], segments[2]]
     assert len(scrub(archive, Silent())) == 2, "neither counts yet"
-    # Its record stays with it; both go when no moment would need them any more.
+    # Its record stays with it, for a person to look at; both go as many days later as moments are kept.
     archive.sweep_bases()
     assert sorted(archive.bases.names()) == [f"{base.id}.json", f"{base.id}.manifest", f"{base.id}.tar.gz.damaged"]
     context = cast(Any, SimpleNamespace(clock=lambda: NOW, days=7, catalog=SimpleNamespace(root=tmp_path)))
