@@ -65,6 +65,7 @@ _DAMAGED: Final = ".damaged"
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _ASIDE: Final = re.compile(r"[0-9]{1,20}-[0-9]{8}T[0-9]{6}Z")
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
+_ASIDE_FILE: Final = re.compile(rf"([0-9A-Z]+)(?:\.history)?\.(?:tar\.)?gz(?:\.age)?{re.escape(_DAMAGED)}")
 _BASE: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)\.(?:tar\.gz(?:\.age)?|manifest|json)")
 
 
@@ -154,16 +155,28 @@ class WalArchive:
         with storing(self.directory):
             seen = [(found.st_mtime_ns, found.st_size, found.st_ino) for found in map(os.stat, paths)]
         if self._read[0] != seen:
-            lines = store.read(_RECORDS, _LARGEST).splitlines()
+            records = self._records()
             # Behind the records: what is packed meanwhile has a file before it has one.
             sizes = _sizes(self.segments)
-            found = {
-                each.name: each
-                for line in lines
-                if (each := _record(line)) and sizes.get(each.artifact.file) == each.artifact.stored_size
-            }
+            found = {each.name: each for each in records if sizes.get(each.artifact.file) == each.artifact.stored_size}
             self._read = (seen, [found[name] for name in sorted(found)])
         return list(self._read[1])
+
+    def uncounted(self) -> list[str]:
+        """Bases and segments of which there is a record, and not the file as long as it was written; their names."""
+        recorded = self._recorded()
+        counted = {each.id for each in self.list_bases()} | {each.name for each in self.list_segments()}
+        # What is removed meanwhile loses its record first.
+        return sorted((recorded - counted) & self._recorded())
+
+    def _recorded(self) -> set[str]:
+        bases = {name.removesuffix(".json") for name in self.bases.names() if name.endswith(".json")}
+        return bases | {each.name for each in self._records()}
+
+    def _records(self) -> list[Segment]:
+        store = LocalStore(self.directory)
+        lines = store.read(_RECORDS, _LARGEST).splitlines() if _RECORDS in store.names() else []
+        return [each for line in lines if (each := _record(line))]
 
     def provide(self, store: LocalStore, artifact: Artifact) -> None:
         """Have a packed segment or a base in its folder before it is read: here it is, or nowhere."""
@@ -272,20 +285,25 @@ class WalArchive:
         """Have a damaged file of a base or segment count for nothing, for a person to look at."""
         path = store.directory / name
         with storing(path):
-            path.rename(path.with_name(name + _DAMAGED))
+            aside = path.rename(path.with_name(name + _DAMAGED))
+            os.utime(aside)
         sync_directory(store.directory)
 
     def remove_damaged(self, until: datetime) -> int:
-        """Remove what is damaged and was written before `until`; how many files."""
+        """Remove what is damaged and was set aside before `until`; how many files."""
         gone = 0
         for store in (self.bases, self.segments):
-            for name in [each for each in store.names() if each.endswith(_DAMAGED)]:
-                with storing(store.directory / name):
-                    old = (store.directory / name).stat().st_mtime < until.timestamp()
-                if old:
-                    base = name.partition(".")[0]
-                    store.remove_all([f"{base}.json", f"{base}.manifest", name] if store is self.bases else [name])
-                    gone += 1
+            names = store.names()
+            for match in filter(None, map(_ASIDE_FILE.fullmatch, names)):
+                with storing(store.directory / match[0]):
+                    old = (store.directory / match[0]).stat().st_mtime < until.timestamp()
+                if not old:
+                    continue
+                # Of a base that somebody has put back from elsewhere they are used again.
+                if store is self.bases and match[0].removesuffix(_DAMAGED) not in names:
+                    store.remove_all([f"{match[1]}.json", f"{match[1]}.manifest"])
+                store.remove(match[0])
+                gone += 1
         return gone
 
     def sweep_bases(self) -> None:

@@ -169,8 +169,9 @@ class _Session:
         # Once the server is not the database any more, nobody looks for a slot there.
         server = ArchivedServer(service=database.service, slot=slot.name if slot else "")
         if (slot is None or not slot.problem) and server != self.noted:
-            archive.note_server(server)
-            self.noted = server
+            with contextlib.suppress(StoreError):  # the next look notes it
+                archive.note_server(server)
+                self.noted = server
         self.slot = slot
 
     def _packer(self, wal: ServerWal) -> Packer:

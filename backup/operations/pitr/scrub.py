@@ -7,6 +7,7 @@ no moment, and the next base backup builds on nothing of it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from backup.logging import logger
 from backup.model.frozen import Frozen
 from backup.model.manifest import Artifact
 from backup.operations.verify.stored_bytes import Stored
-from backup.progress import Progress
+from backup.progress import Progress, Silent
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
 
@@ -50,8 +51,8 @@ def due(files: Sequence[Artifact], turn: Turn, now: datetime) -> tuple[list[Arti
         turn = turn.model_copy(update={"until": now - EVERY if turn.until < now else now})
     if not total:
         return [], turn.model_copy(update={"until": now})
-    ordered = sorted(files, key=lambda each: each.file)
-    begin = bisect_right([each.file for each in ordered], turn.after)
+    ordered = sorted(files, key=lambda each: _place(each.file))
+    begin = bisect_right(ordered, _place(turn.after), key=lambda each: _place(each.file))
     taken: list[Artifact] = []
     for each in ordered[begin:] + ordered[:begin]:
         if turn.until >= now:
@@ -61,12 +62,20 @@ def due(files: Sequence[Artifact], turn: Turn, now: datetime) -> tuple[list[Arti
     return taken, turn
 
 
+def _place(file: str) -> bytes:
+    """Where in a round a file is read.
+
+    Not by its name: by that all that is new comes behind what is read, and before the round is over.
+    """
+    return hashlib.sha256(file.encode()).digest()
+
+
 def scrub_share(archive: WalArchive, progress: Progress, now: datetime) -> list[str]:
     """Read what is due of one cluster; what is wrong, in words. Only under the lock of the volume."""
     store = LocalStore(archive.directory)
     # At first all was just read back, when it was written.
     turn = Turn(until=now)
-    with contextlib.suppress(ValidationError):
+    with contextlib.suppress(ValidationError, StoreError):
         turn = Turn.model_validate_json(store.read(_FILE)) if _FILE in store.names() else turn
     found, after = due([artifact for _, artifact in _files(archive)], turn, now)
     wrong = scrub(archive, progress, {each.file for each in found})
@@ -75,19 +84,29 @@ def scrub_share(archive: WalArchive, progress: Progress, now: datetime) -> list[
 
 
 def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = None) -> list[str]:
-    """Read what there is of one cluster, or `only` these files; what is wrong, in words. What differs is set aside."""
+    """Read what there is of one cluster, or `only` these files; what is wrong, in words. What differs is set aside.
+
+    Of all, it is said as well what has a record and does not count: cut short, lost, or set aside before.
+    """
     wanted = None if only is None else set(only)
     files = [(store, each) for store, each in _files(archive) if wanted is None or each.file in wanted]
     progress.phase("reading base backups and WAL", sum(each.stored_size for _, each in files))
-    wrong: list[str] = []
+    lost = archive.uncounted() if wanted is None else []
+    wrong = [f"{each} does not count: its file is not there as it was written" for each in lost]
     for store, artifact in files:
         try:
-            with contextlib.closing(Stored(store, artifact.file, progress)) as source:
-                source.drain()
-            if (source.size, source.sha256) == (artifact.stored_size, artifact.stored_sha256):
+            if _is_whole(store, artifact, progress):
                 continue
-            archive.set_file_aside(store, artifact.file)
-            wrong.append(f"{artifact.file} ({size(artifact.stored_size)}) is not as it was written, and was set aside")
+            # The receiver may have written another one under its name, and the cleanup have removed it.
+            if (store, artifact) not in _files(archive):
+                continue
+            told = f"{artifact.file} ({size(artifact.stored_size)}) is not as it was written, and was set aside"
+            # A cable or memory that fails once says nothing of the file.
+            if _is_whole(store, artifact, Silent()):
+                told = f"{artifact.file} was read as something else once, and then as it was written"
+            else:
+                archive.set_file_aside(store, artifact.file)
+            wrong.append(told)
         except StoreError as error:
             # The cleanup may have removed it meanwhile; a disk that fails says nothing of one file.
             if artifact.file in store.names():
@@ -95,6 +114,12 @@ def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = 
     for each in wrong:
         logger.error("{}", printable(each))
     return wrong
+
+
+def _is_whole(store: LocalStore, artifact: Artifact, progress: Progress) -> bool:
+    with contextlib.closing(Stored(store, artifact.file, progress)) as source:
+        source.drain()
+    return (source.size, source.sha256) == (artifact.stored_size, artifact.stored_sha256)
 
 
 def _files(archive: WalArchive) -> list[tuple[LocalStore, Artifact]]:

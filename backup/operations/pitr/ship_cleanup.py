@@ -82,10 +82,15 @@ class ShipCleanup:
         left += [each.key for each in superseded(filter(None, map(SegmentObject.parse, there)))]
         gone: set[str] = set()
         for key in [key for key in left if key not in used][:_MOST]:
-            if not self.denied:
+            if self.denied:
+                break
+            try:
                 end = self.context.remote.remove(key)
-                self.denied = end == "denied"
-                gone |= {key} if end == "removed" else set()
+            except RemoteFailed as error:  # it is tried again in a day; what is to be sent does not wait for it
+                logger.warning("{} is of no use and could not be removed: {}", key, error.message)
+                break
+            self.denied = end == "denied"
+            gone |= {key} if end == "removed" else set()
         return gone
 
     def remove(self, archive: WalArchive, copies: WalCopies, now: datetime, *, live: bool) -> None:

@@ -262,3 +262,21 @@ def test_what_is_said_of_the_slot_stays_when_the_stream_ends(server: Server) -> 
 )
 def test_the_cause_is_told(text: str, told: str) -> None:
     assert _said(text) == told
+
+
+def test_what_cannot_be_noted_of_the_server_keeps_no_wal_from_coming(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is noted again at the next look."""
+    session = server.session()
+    server.write(2)
+
+    def fails(archive: WalArchive, noted: ArchivedServer | None) -> None:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WalArchive, "note_server", fails)
+        server.look(session, 0, 2.5, 2.5)
+        assert session.receiver is not None
+    server.look(session, 2, 2.5, 2.5)
+    assert WalArchive(server.root, SYSTEM).server() == ArchivedServer(service="db")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import threading
@@ -625,3 +626,27 @@ def test_a_clock_that_was_put_back_holds_nothing_up(machine: Machine) -> None:
     machine.stream(6, FILLED + 1, NOW)
     shipper.look()
     assert [each.part for each in machine.objects()] == [f"{FILLED + 1:08x}"]
+
+
+def test_a_removal_that_fails_keeps_nothing_from_being_sent(machine: Machine) -> None:
+    """It was an upload of ours that did not end; the store answers to its removal with an error, for days."""
+    old, _ = prepared(machine)
+    left = next(key for key in machine.place.objects if old.id in key and key.endswith(".tar.gz"))
+    orphan = f"{left.rpartition('/')[0]}/20260101T000000Z.{'a' * 16}.tar.gz"
+    machine.place.lay(orphan, b"a part of one")
+    facts = machine.place.facts
+    facts[orphan] = replace(facts[orphan], modified=facts[orphan].modified - timedelta(days=30))
+
+    def fails(key: str) -> Removal:
+        raise RemoteFailed(f"{key} cannot be removed now")
+
+    new = machine.segment(8)
+    shipper = machine.shipper(every=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine.place, "remove", fails)
+        with contextlib.suppress(RemoteFailed):  # of what left the window, behind what was sent
+            shipper.look()
+    assert new.name in {each.name for each in machine.objects()} and orphan in machine.place.objects
+    assert shipper.cleanup.left.startswith("1 object there that no moment needs")
+    machine.ship(every=0)
+    assert orphan not in machine.place.objects
