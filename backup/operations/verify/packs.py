@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from backup.catalog.packs import PackFolder
-from backup.errors import BackupError, StoreError
+from backup.errors import BackupError, IntegrityError, StoreError
 from backup.logging import logger
 from backup.media.tree import Judged, Location
 from backup.model.pack import Pack
@@ -84,8 +84,6 @@ class PackChecks:
         if missing:  # which every listing shows
             return PackContents(problems=missing)
         held = self._as_written(pack) or self._read(pack, quick=quick)
-        if not quick and not held.problems and held.plain_size != pack.plain_size:
-            held.problems.append(f"unpacks to {held.plain_size:,} bytes instead of {pack.plain_size:,}")
         held.problems = [_named(pack, each) for each in held.problems]
         if not quick or held.problems:
             try:
@@ -98,19 +96,26 @@ class PackChecks:
 
     def _as_written(self, pack: Pack) -> PackContents | None:
         """What was read when it was written, if that very file lies there."""
-        there = self._written.is_in(self._folder.store, pack.file, pack.stored_sha256)
-        return self._written.packs.get(pack.file) if there else None
+        held = self._written.packs.get(pack.file)
+        if held and held.whole and held.plain_size == pack.plain_size:
+            return held if self._written.is_in(self._folder.store, pack.file, pack.stored_sha256) else None
+        return None
 
     def _read(self, pack: Pack, *, quick: bool) -> PackContents:
         held = PackContents()
         source = Stored(self._folder.store, pack.file, self._progress)
         try:
             if not quick:
-                held.read(source.content())
+                try:
+                    held.read(source.content())
+                except IntegrityError as error:
+                    held.problems.append(error.message)
             source.drain()
             # Asked now: it may have been written anew a moment ago.
             if source.sha256 not in self._folder.digests(pack):
                 held.problems.append("has changed since it was written: its SHA-256 differs from the manifest's")
+            elif not quick and not held.problems and source.plain_size != pack.plain_size:
+                held.problems.append(f"unpacks to {source.plain_size:,} bytes instead of {pack.plain_size:,}")
         except BackupError as error:
             held.problems.append(error.message)
         finally:

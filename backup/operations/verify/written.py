@@ -26,28 +26,40 @@ from backup.pipeline.chunks import split_lines
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import FileIdentity, StagedFile
 
+# A mean size below which hashing a file is little beside what the interpreter does for it, and how much tells.
+_SMALL: Final = 64 << 10
+_ENOUGH: Final = 16 << 20
 # Contents of one piece.
 _TOGETHER: Final = 1 << 14
 
 
 @dataclass
-class _Unpacked:
-    """What is told of a stored archive while the disk gives it. `plain_size`: what it unpacked to, in bytes."""
+class _Archive:
+    """What is told of an archive while the disk gives it; `whole`: all of it was taken, and is an archive.
+
+    `plain_size`: what it unpacked to, in bytes; `files`: how many were hashed.
+    """
 
     plain_size: int = 0
+    files: int = 0
+    whole: bool = False
 
     def take(self, packed: Iterable[memoryview]) -> None:
-        """As `read`, of the bytes that are stored."""
-        # The library takes either.
-        self.read(gzip.unpack(cast(Iterable[bytes], packed), single=True))
+        """Take what is stored. One of small files alone is left: hashing each would keep the archiver waiting."""
+        with contextlib.suppress(IntegrityError):
+            # The library takes either.
+            self.read(self._worth(gzip.unpack(cast(Iterable[bytes], packed), single=True)))
+            self.whole = True
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """Take what it unpacks to, up to where it is damaged. StoreError when the disk fails."""
+        """Take what it unpacks to. IntegrityError where it is damaged, StoreError when the disk fails."""
         raise NotImplementedError
 
-    def _counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    def _worth(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         for piece in pieces:
             self.plain_size += len(piece)
+            if _ENOUGH < self.plain_size < self.files * _SMALL:
+                return
             yield piece
 
 
@@ -61,7 +73,7 @@ class _Piece:
 
 
 @dataclass
-class PackContents(_Unpacked):
+class PackContents(_Archive):
     """What a pack holds, in pieces that begin at `starts`: what grew to many MB would be copied again and again, and
     leave as much room behind that nobody takes."""
 
@@ -71,6 +83,7 @@ class PackContents(_Unpacked):
 
     def add(self, offset: int, layout: int, digest: bytes) -> None:
         """The next content."""
+        self.files += 1
         if not self.pieces or len(self.pieces[-1].offsets) == _TOGETHER:
             self.pieces.append(_Piece())
             self.starts.append(offset)
@@ -80,12 +93,9 @@ class PackContents(_Unpacked):
         piece.digests += digest
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """Take what a pack unpacks to, up to where it is damaged. StoreError when the disk fails."""
-        try:
-            for offset, _, layout, digest in contents(self._counted(pieces)):
-                self.add(offset, layout, digest)
-        except IntegrityError as error:
-            self.problems.append(error.message)
+        """See above."""
+        for offset, _, layout, digest in contents(pieces):
+            self.add(offset, layout, digest)
 
     def sha256(self, offset: int, layout: int) -> str | None:
         """That of the content which begins there, in hex; None where none of that layout does."""
@@ -115,32 +125,29 @@ def layout(size: int, regions: Iterable[DataRegion]) -> int:
     return hash((size, *(each for each in regions if each[1])))
 
 
-class ArchiveMembers(_Unpacked):
+class ArchiveMembers(_Archive):
     """What an archive of ours holds, `root` being its folder, to be held against its file index: eight bytes a file."""
 
     def __init__(self, root: bytes) -> None:
         super().__init__()
         self.walked = Walked()
-        # Whether all of it was taken.
-        self.whole = False
-        self._root, self._files = root, array("q")
+        self._root, self._hashes = root, array("q")
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """See above. One with hard links is not taken whole: what they lead to is looked for."""
-        reader = TarReader(self._counted(pieces))
-        with contextlib.suppress(IntegrityError):
-            for found in judged(reader, self._root, trusted=True, indexed=True):
-                count(found, self.walked.counts)
-                if found.kind == tarfile.LNKTYPE:
-                    return
-                if found.kind == tarfile.REGTYPE:
-                    self._files.append(hash((found.path, found.size, content_sha256(reader, found))))
-            self.whole = True
+        """See above. One with hard links is not taken: what they lead to would have to be looked for."""
+        reader = TarReader(pieces)
+        for found in judged(reader, self._root, trusted=True, indexed=True):
+            if found.kind == tarfile.LNKTYPE:
+                raise reader.refused("is a hard link")
+            count(found, self.walked.counts)
+            if found.kind == tarfile.REGTYPE:
+                self.files += 1
+                self._hashes.append(hash((found.path, found.size, content_sha256(reader, found))))
 
     def agrees(self, index: Iterable[bytes]) -> bool:
         """Whether an index, plain, lists exactly these files. IntegrityError for a damaged one."""
         listed = (hash((each.path, each.size, each.sha256)) for each in parse_index(split_lines(index)))
-        return all(itertools.starmap(eq, itertools.zip_longest(self._files, listed)))
+        return all(itertools.starmap(eq, itertools.zip_longest(self._hashes, listed)))
 
 
 @dataclass
