@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from backup.media.archive_tree import Archiver
 from backup.model.backup_set import SEALED
 from backup.model.manifest import Manifest
 from backup.operations.create import media
-from backup.operations.verify import set_files
+from backup.operations.verify import set_files, written
 from backup.operations.verify.stored_bytes import Stored
 from backup.operations.verify.written import ArchiveMembers
+from backup.pipeline import gzip
 from backup.storage.directory import LocalStore
 from tests.support.increments import Stack
 from tests.support.keys import key_pair
@@ -137,6 +140,21 @@ def test_a_pack_that_the_manifest_says_is_another_is_read(stack: Stack, monkeypa
     monkeypatch.setattr(media, "_take_pack", lambda *words: taken(*words).model_copy(update=other))
     with pytest.raises(IntegrityError, match=f"{DAMAGED}.*its SHA-256 differs from the manifest's"):
         stack.night()
+
+
+def test_one_that_is_left_at_its_end_was_not_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, kind in (("media", tarfile.DIRTYPE), ("media/a", tarfile.REGTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            archive.addfile(member)
+    pieces = [made.getvalue(), b"what follows the end"]
+    monkeypatch.setattr(gzip, "unpack", lambda packed, single: iter(pieces))
+    monkeypatch.setattr(written, "_ENOUGH", len(pieces[0]))
+    members = ArchiveMembers(b"media")
+    members.take([])
+    assert members.files == 1 and not members.whole
 
 
 def test_a_doubt_is_settled_by_reading(stack: Stack, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
