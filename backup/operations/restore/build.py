@@ -165,7 +165,6 @@ def _fill(
     swap, file = work.journal.database, dump_of(stored)
     if swap is None:
         return
-    custom = found.content.get(file) is FileKind.CUSTOM
     work.context.progress.phase("loading the database", stored.size)
     clients, run = source.loading(swap.new, work.journal.run), work.journal.run
     judge = _Judge(work, replace(source.login, name=swap.new), found, fitted.adaptation)
@@ -176,7 +175,7 @@ def _fill(
             yield load.pieces()
             return
         with contextlib.closing(_pieces(stored, file, found.sha256[file], work.context.progress)) as given:
-            if not custom:
+            if found.content.get(file) is not FileKind.CUSTOM:
                 yield given
                 return
             with clients.as_sql(given, run) as converted:
