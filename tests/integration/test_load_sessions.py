@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import sample_schema
 from tests.support.database import Server, start_server
-from tests.support.faults import nothing_left, seeded
+from tests.support.faults import helpers, nothing_left, seeded
 from tests.support.sidecar import Result, Sidecar
 
 KILLS = int(os.environ.get("KILLS", "1"))
@@ -125,7 +125,8 @@ def several(sidecar: Sidecar, jobs: int = 2, size: int = 32 << 20) -> Sidecar:
     path.write_text(
         "import sys\nfrom backup.cli import main\nfrom backup.operations import load\n"
         "from backup.postgres.dump.contents import Cutter\n"
-        f"load.loading.__wrapped__.__kwdefaults__['least'] = 0\nCutter.__init__.__defaults__ = (1, {size})\n"
+        "load.loading.__wrapped__.__kwdefaults__['least'] = 0\nload.sessions_at_once.__defaults__ = (0,)\n"
+        f"Cutter.__init__.__defaults__ = (1, {size})\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     sidecar.program = path
@@ -372,6 +373,43 @@ def test_rows_that_have_changed_since_they_were_verified_are_not_loaded(target: 
     result = restored(target)
     assert result.code == 50 and "nothing was restored, all is as before: changed" in result.output, result.output
     assert not [name for name in server.databases() if name.startswith(f"{target.environment['DB_NAME']}__")]
+    nothing_left(target, server)
+
+
+# What ends a restore while the helpers of its sessions wait to be told what they run.
+ENDS = {
+    "refused": ("raise BackupError('the disk is full')", 50),
+    "told to end": ("os.kill(os.getpid(), signal.SIGTERM)", 143),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", -9),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_helpers_that_wait_end_with_the_load(target: Sidecar, server: Server, end: str) -> None:
+    """Before what was begun is rolled back, which may take long; a killed one's are swept by whoever does that."""
+    created(target)
+    how, code = ENDS[end]
+    broken(
+        target,
+        "import os, signal, threading\nfrom backup.errors import BackupError\n"
+        "from backup.operations.restore import build, commit_rollback\nfrom backup.postgres import waiting_helpers\n"
+        "there, start, back = threading.Semaphore(0), waiting_helpers._Place.start, commit_rollback.back\n"
+        "def started(place, start_helper):\n    start(place, start_helper)\n    there.release()\n"
+        "waiting_helpers._Place.start = started\n"
+        "def ending(*rest):\n    there.acquire() and there.acquire()\n"
+        f"    print('both wait', flush=True)\n    {how}\n"
+        "build.create_database = ending\n"
+        "spool = os.environ['BACKUP_SPOOL_DIR']\n"
+        "def backwards(work):\n    print('left:', os.listdir(spool), flush=True)\n    back(work)\n"
+        "commit_rollback.back = backwards\n",
+    )
+    result = restored(target)
+    assert result.code == code and "both wait" in result.output, result.output
+    if end == "killed":
+        assert len(helpers(target)) == len(target.spooled()) == 2
+        assert target.run("restore", "--rollback").code == 0
+    else:
+        assert "left: []" in result.output, result.output
     nothing_left(target, server)
 
 

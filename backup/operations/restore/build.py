@@ -13,7 +13,7 @@ from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Locale, Manifest
-from backup.operations.load import Load, attempt_for, complete, load_dump, rows_apart
+from backup.operations.load import Apart, Load, attempt_for, complete, load_dump, rows_apart, sessions_at_once
 from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
 from backup.operations.restore.journal import DatabaseSwap, RestoreStep
@@ -60,9 +60,18 @@ def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: 
 
 def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: SetContent, fitted: Fit) -> None:
     """Make the new database, load it strictly, compare it with what was dumped."""
-    swap, login = work.journal.database, source.login
+    swap = work.journal.database
     if swap is None:
         return
+    apart, jobs = rows_apart(stored, work.context.progress), work.context.jobs()
+    # What loads it is started beside what comes before.
+    with source.clients.ahead(work.journal.run, sessions_at_once(apart, jobs)):
+        renew = _prepare(work, swap, source.login, stored, fitted)
+        _fill(work, source, stored, found, fitted, renew, apart, jobs)
+
+
+def _prepare(work: Work, swap: DatabaseSwap, login: Login, stored: StoredSet, fitted: Fit) -> Callable[[], None]:
+    """Make the new database; gives what makes it anew."""
     part = stored.manifest.database
     live = usable(find_database(login, swap.live))
     like = part.locale if part and part.locale else live.locale if live else None
@@ -76,7 +85,7 @@ def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: 
     its = taken(login, given(login, unlike, swap.settings, listed, part), swap.new)
     work.advance(RestoreStep.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += last_notes(login, live, unlike, fitted.lacks)
-    _fill(work, source, stored, found, fitted, lambda: _renew(work, login, like, place))
+    return lambda: _renew(work, login, like, place)
 
 
 def extract_volumes(work: Work, stored: StoredSet) -> None:
@@ -150,15 +159,15 @@ def _fill(
     found: SetContent,
     fitted: Fit,
     renew: Callable[[], None],
+    apart: Apart | None,
+    jobs: int,
 ) -> None:
     swap, file = work.journal.database, dump_of(stored)
     if swap is None:
         return
-    custom = found.content.get(file) is FileKind.CUSTOM
     work.context.progress.phase("loading the database", stored.size)
     clients, run = source.loading(swap.new, work.journal.run), work.journal.run
     judge = _Judge(work, replace(source.login, name=swap.new), found, fitted.adaptation)
-    apart = rows_apart(stored, work.context.progress)
 
     @contextlib.contextmanager
     def sql(load: Load) -> Iterator[Iterator[bytes]]:
@@ -166,7 +175,7 @@ def _fill(
             yield load.pieces()
             return
         with contextlib.closing(_pieces(stored, file, found.sha256[file], work.context.progress)) as given:
-            if not custom:
+            if found.content.get(file) is not FileKind.CUSTOM:
                 yield given
                 return
             with clients.as_sql(given, run) as converted:
@@ -185,7 +194,7 @@ def _fill(
 
     try:
         attempt = attempt_for(stored, allow_invalid=work.allow_invalid)
-        work.loaded = load_dump(clients, run, attempt, go, renew, jobs=work.context.jobs(), apart=apart)
+        work.loaded = load_dump(clients, run, attempt, go, renew, jobs=jobs, apart=apart)
         complete(clients, found.extensions, run)
         judge.late(work.loaded.path)
         for line in (*work.loaded.notes, *(each.told for each in work.loaded.left)):

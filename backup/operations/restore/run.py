@@ -20,7 +20,6 @@ from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, volumes_of
 from backup.model.run import RESTORE, Run
-from backup.operations.load import rows_apart, sessions_at_once
 from backup.operations.restore import application, build, cluster, commit_rollback, replaced
 from backup.operations.restore.context import RestoreContext, Work
 from backup.operations.restore.guarded import guarded, half
@@ -50,7 +49,6 @@ from backup.operations.restore.replaced import lost
 from backup.operations.restore.server_compatibility import Fit
 from backup.operations.set_artifacts import dump_of
 from backup.operations.verify.run import SetContent, check_set
-from backup.postgres.dump_source import PostgresSource
 from backup.postgres.server import find_database
 from backup.postgres.session import keeping
 
@@ -99,10 +97,9 @@ def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     said: list[str] = []
     with recorded(context, RESTORE, stored.id, wish.only, said) as run:
         require_unmoved(context, wish.kept)
-        with _loading_ahead(wish, context, run) as source:
-            work = Work(context, JournalFile(context.catalog.root), _journal(wish, source, run, context, safety))
-            work.allow_invalid = wish.allow_invalid
-            guarded(work, lambda: _build(work, source, stored, found, fitted))
+        work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
+        work.allow_invalid = wish.allow_invalid
+        guarded(work, lambda: _build(work, stored, found, fitted))
         replaced.sweep_safety_sets(context)
         said += _nearest(work)
     for text, hint in work.told:
@@ -264,30 +261,19 @@ def _forward(work: Work) -> None:
         raise RestoreFailed(f"it is rolled back, all is as it was before: {error.message}", error.hint) from error
 
 
-@contextlib.contextmanager
-def _loading_ahead(wish: Wish, context: RestoreContext, run: Run) -> Iterator[PostgresSource | None]:
-    """The database, if the set has one to put in its place: what loads it is started beside all that comes before."""
-    if wish.only == "media" or not dump_of(wish.stored):
-        yield None
-        return
-    source = context.source()
-    count = sessions_at_once(rows_apart(wish.stored, context.progress), context.jobs())
-    with source.clients.ahead(run.id, count):
-        yield source
-
-
-def _build(work: Work, source: PostgresSource | None, stored: StoredSet, found: SetContent, fitted: Fit) -> None:
+def _build(work: Work, stored: StoredSet, found: SetContent, fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
-    if source:
-        build.load_database(work, source, stored, found, fitted)
+    if work.journal.database:
+        build.load_database(work, work.context.source(), stored, found, fitted)
     build.extract_volumes(work, stored)
     work.advance(RestoreStep.READY)
 
 
-def _journal(wish: Wish, source: PostgresSource | None, run: Run, context: RestoreContext, safety: str) -> Journal:
+def _journal(wish: Wish, context: RestoreContext, run: Run, safety: str) -> Journal:
     name, stored = stamp(context.catalog.root, run), wish.stored
     swap = None
-    if source:
+    if wish.only != "media" and dump_of(stored):
+        source = context.source()
         marker = f"obcms-backup {context.instance} {run.id}: a restore that has not ended; may be dropped"
         swap = build.swap_for(source, find_database(source.login, source.login.name), name, marker)
     names = volumes_of(stored) if wish.only != "database" else ()
