@@ -23,7 +23,7 @@ from backup.postgres.process_io import Pipe
 _Start = Callable[[Path], Helper]
 
 
-class _Place:
+class _WaitingHelper:
     """One helper, once it is there."""
 
     def __init__(self, pipe: Pipe) -> None:
@@ -61,16 +61,16 @@ class _Place:
 class WaitingHelpers:
     """Those that were told nothing yet. Any thread may take one."""
 
-    def __init__(self, places: Iterable[_Place]) -> None:
-        self._free = list(places)
+    def __init__(self, helpers: Iterable[_WaitingHelper]) -> None:
+        self._free = list(helpers)
 
     def take(self, program: str, arguments: Sequence[str]) -> Helper | None:
         """Let one of them run a program; None when there is none."""
         try:
-            place = self._free.pop()
+            helper = self._free.pop()
         except IndexError:
             return None
-        return place.tell(program, arguments)
+        return helper.tell(program, arguments)
 
     def close(self) -> None:
         """Give none away any more."""
@@ -81,13 +81,13 @@ class WaitingHelpers:
 def waiting(start: _Start, gates: Sequence[Path]) -> Iterator[WaitingHelpers]:
     """Start a helper for each of `gates`, its pipe, in threads; behind the body there is none that was told nothing."""
     with contextlib.ExitStack() as stack:
-        places = [_Place(stack.enter_context(Pipe(gate))) for gate in gates]
-        for place in places:
-            stack.callback(place.close)
-        helpers = WaitingHelpers(places)
+        started = [_WaitingHelper(stack.enter_context(Pipe(gate))) for gate in gates]
+        for each in started:
+            stack.callback(each.close)
+        helpers = WaitingHelpers(started)
         # Whatever calls us away: all that are being started are waited for, and then removed.
         pool = stack.enter_context(ThreadPoolExecutor(max(1, len(gates)), thread_name_prefix="ahead"))
         stack.callback(helpers.close)
-        for place in places:
-            pool.submit(place.start, start)
+        for each in started:
+            pool.submit(each.start, start)
         yield helpers

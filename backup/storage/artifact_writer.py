@@ -15,14 +15,14 @@ from backup.errors import IntegrityError
 from backup.model.manifest import Artifact, ArtifactKind
 from backup.pipeline import age, gzip
 from backup.storage.directory import LocalStore
-from backup.storage.staged_file import ReadBack, StagedFile
+from backup.storage.staged_file import StagedFile, Taker
 
 
 class ArtifactWriter:
     """A compressed file being written. Use as a context manager; `finish` seals it and gives its Artifact.
 
     `write` must be given bytes that nobody changes afterwards: they are queued for compression. `recipients`: those
-    that it is encrypted to; its name then ends in `.age`. `read_back`: see StagedFile.
+    that it is encrypted to; its name then ends in `.age`. `taker`: see StagedFile.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class ArtifactWriter:
         name: str = "",
         level: int = 1,
         recipients: Sequence[age.Recipient] = (),
-        read_back: ReadBack | None = None,
+        taker: Taker | None = None,
     ) -> None:
         self.kind, self.name = kind, name
         self.size = 0
@@ -41,7 +41,7 @@ class ArtifactWriter:
         # whole would tell nothing new. Whoever hashes what is written, part by part or as a whole, turns it off.
         self.hashing, self.plain_sha256 = kind not in ("volume", "base"), ""
         self._hash = hashlib.sha256()
-        self.staged: StagedFile = store.stage(file + age.SUFFIX if recipients else file, read_back)
+        self.staged: StagedFile = store.stage(file + age.SUFFIX if recipients else file, taker)
         self._age: age.AgeWriter | None = None
         try:
             self._age = age.AgeWriter(self.staged, recipients) if recipients else None

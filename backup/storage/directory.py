@@ -13,7 +13,7 @@ from pathlib import Path
 from backup.errors import StoreError
 from backup.storage.filesystem import statuses_of, store_error, storing, sync_directory
 from backup.storage.rename import rename_new
-from backup.storage.staged_file import FileIdentity, ReadBack, Sealed, StagedFile, file_identity
+from backup.storage.staged_file import FileIdentity, Sealed, StagedFile, Taker, file_identity
 
 
 class LocalStore:
@@ -22,11 +22,11 @@ class LocalStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def stage(self, name: str, read_back: ReadBack | None = None) -> StagedFile:
+    def stage(self, name: str, taker: Taker | None = None) -> StagedFile:
         """Begin to write `name`; nothing appears under that name before `publish`. See StagedFile."""
         with storing(self.directory):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return StagedFile(self.directory, name, read_back)
+        return StagedFile(self.directory, name, taker)
 
     def publish(self, files: Sequence[Sealed]) -> None:
         """Give sealed files their final names, durably. An existing name is never overwritten."""

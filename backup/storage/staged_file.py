@@ -30,7 +30,7 @@ _GATHERED = 4 << 20
 _PIECE = 32 << 20
 
 # Takes what the disk returns, in blocks that stay as they are until the next is asked for. May leave some.
-ReadBack = Callable[[Iterator[memoryview]], object]
+Taker = Callable[[Iterator[memoryview]], object]
 # Inode, bytes, and when it was written, in ns; zeros for none.
 FileIdentity = tuple[int, int, int]
 
@@ -65,11 +65,11 @@ class StagedFile:
     """A file being written beside its final name. `write`, then `seal`, then `LocalStore.publish`.
 
     Left without `seal`, by error or by kill, it is removed (at once, or by the next sweep).
-    Hash and size are those of the bytes given to `write`; `seal` proves the disk returns the same, which `read_back`
-    is given, in a thread of its own where the file is large. What that raises, `seal` raises.
+    Hash and size are those of the bytes given to `write`; `seal` proves the disk returns the same, which `taker` is
+    given, in a thread of its own where the file is large. What that raises, `seal` raises.
     """
 
-    def __init__(self, directory: Path, name: str, read_back: ReadBack | None = None) -> None:
+    def __init__(self, directory: Path, name: str, taker: Taker | None = None) -> None:
         self.name = name
         self.path = directory / staged_name(name)
         self.size = 0
@@ -81,7 +81,7 @@ class StagedFile:
         with storing(self.path):
             self._fd = _open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             self.inode = os.fstat(self._fd).st_ino
-            self._read_back = _Reader(self._fd, self.path, read_back)
+            self._read_back = _ReadBack(self._fd, self.path, taker)
 
     def __enter__(self) -> StagedFile:
         return self
@@ -163,14 +163,14 @@ class StagedFile:
             os.close(descriptor)
 
 
-class _Reader:
+class _ReadBack:
     """Syncs a growing file and hashes what the disk returns, through a descriptor of its own.
 
     Large files are read back piece by piece in a thread while the next piece is written, so that the end of the run
     has only the last piece to wait for. An error in the thread is raised by `finish`. Small ones are worth no thread.
     """
 
-    def __init__(self, descriptor: int, path: Path, taker: ReadBack | None) -> None:
+    def __init__(self, descriptor: int, path: Path, taker: Taker | None) -> None:
         self._fd, self._taker = descriptor, taker
         self._reader = _open(path, os.O_RDONLY)
         self._hash = hashlib.sha256()

@@ -393,9 +393,9 @@ def test_helpers_that_wait_end_with_the_load(target: Sidecar, server: Server, en
         target,
         "import os, signal, threading\nfrom backup.errors import BackupError\n"
         "from backup.operations.restore import build, commit_rollback\nfrom backup.postgres import waiting_helpers\n"
-        "there, start, back = threading.Semaphore(0), waiting_helpers._Place.start, commit_rollback.back\n"
+        "there, start, back = threading.Semaphore(0), waiting_helpers._WaitingHelper.start, commit_rollback.back\n"
         "def started(place, start_helper):\n    start(place, start_helper)\n    there.release()\n"
-        "waiting_helpers._Place.start = started\n"
+        "waiting_helpers._WaitingHelper.start = started\n"
         "def ending(*rest):\n    there.acquire() and there.acquire()\n"
         f"    print('both wait', flush=True)\n    {how}\n"
         "build.create_database = ending\n"

@@ -14,7 +14,7 @@ from backup.operations.verify.written import Written
 from backup.postgres.dump.definitions import Definitions
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
-from backup.storage.staged_file import ReadBack, StagedFile
+from backup.storage.staged_file import StagedFile, Taker
 
 
 @dataclass
@@ -22,8 +22,8 @@ class SetDraft:
     """The set as it grows: artifacts, staged files, parts, and how long each phase took.
 
     `definitions` and `roles` are what makes its database and its roles, to be tried. `packs` are those that it needs,
-    `named` bytes of each, `new_packs` the files of those that it makes, `written` what
-    the disk gave back of all. It is as old as `started`.
+    `named` bytes of each, `new_packs` the files of those that it makes, `written` what the disk gave back
+    of all. It is as old as `started`.
     """
 
     id: str
@@ -71,9 +71,10 @@ class SetDraft:
         file: str,
         kind: ArtifactKind,
         name: str = "",
-        read_back: ReadBack | None = None,
+        taker: Taker | None = None,
     ) -> ArtifactWriter:
-        """A file of it, to be written. `read_back` is for one that is not encrypted."""
+        """A file of it, to be written. `taker` is for one that is not encrypted."""
         recipients = context.recipients
-        taker = None if recipients else read_back
-        return ArtifactWriter(self.store, file, kind, name, context.compression, recipients, taker)
+        return ArtifactWriter(
+            self.store, file, kind, name, context.compression, recipients, None if recipients else taker
+        )

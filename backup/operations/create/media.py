@@ -112,7 +112,7 @@ def archive_increment(
     pack, index, tree = (file_name(volume.name, draft.id, suffix) for suffix in ("tar.gz", "files.gz", "tree.gz"))
     store = context.catalog.packs.store
     held = PackContents()
-    writer = ArtifactWriter(store, pack, "volume", volume.name, context.compression, read_back=held.take)
+    writer = ArtifactWriter(store, pack, "volume", volume.name, context.compression, taker=held.take)
     stack.enter_context(writer)
     listing = stack.enter_context(draft.writer(context, index, "index", volume.name))
     listed = stack.enter_context(draft.writer(context, tree, "tree", volume.name))

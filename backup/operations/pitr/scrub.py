@@ -51,8 +51,8 @@ def due(files: Sequence[Artifact], turn: Turn, now: datetime) -> tuple[list[Arti
         turn = turn.model_copy(update={"until": now - EVERY if turn.until < now else now})
     if not total:
         return [], turn.model_copy(update={"until": now})
-    ordered = sorted(files, key=lambda each: _place(each.file))
-    begin = bisect_right(ordered, _place(turn.after), key=lambda each: _place(each.file))
+    ordered = sorted(files, key=lambda each: _order(each.file))
+    begin = bisect_right(ordered, _order(turn.after), key=lambda each: _order(each.file))
     taken: list[Artifact] = []
     for each in ordered[begin:] + ordered[:begin]:
         if turn.until >= now:
@@ -62,7 +62,7 @@ def due(files: Sequence[Artifact], turn: Turn, now: datetime) -> tuple[list[Arti
     return taken, turn
 
 
-def _place(file: str) -> bytes:
+def _order(file: str) -> bytes:
     """Where in a round a file is read.
 
     Not by its name: by that all that is new comes behind what is read, and before the round is over.

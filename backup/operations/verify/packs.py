@@ -83,8 +83,8 @@ class PackChecks:
         missing = [each for each in self._folder.problems([pack]) if not each.endswith("is damaged")]
         if missing:  # which every listing shows
             return PackContents(problems=missing)
-        held = self._as_written(pack) or self._read(pack, quick=quick)
-        held.problems = [_named(pack, each) for each in held.problems]
+        written = self._written.held(self._written.packs, self._folder.store, pack)
+        held = written or self._read(pack, quick=quick)
         if not quick or held.problems:
             try:
                 self._folder.note(pack.file, held.problems, now, locked=self._locked)
@@ -93,13 +93,6 @@ class PackChecks:
                     said = "{} is damaged; that could not be noted, so other sets that need it may look good: {}"
                     logger.warning(said, pack.file, error.message)
         return held
-
-    def _as_written(self, pack: Pack) -> PackContents | None:
-        """What was read when it was written, if that very file lies there."""
-        held = self._written.packs.get(pack.file)
-        if held and held.whole and held.plain_size == pack.plain_size:
-            return held if self._written.is_in(self._folder.store, pack.file, pack.stored_sha256) else None
-        return None
 
     def _read(self, pack: Pack, *, quick: bool) -> PackContents:
         held = PackContents()
@@ -120,6 +113,7 @@ class PackChecks:
             held.problems.append(error.message)
         finally:
             source.close()
+        held.problems = [_named(pack, each) for each in held.problems]
         return held
 
 

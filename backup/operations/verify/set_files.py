@@ -96,7 +96,7 @@ class SetCheck:
         for artifact in contents_first(usable):
             if not quick:
                 self._judge(artifact, usable)
-            elif not self._written.is_in(self._store, artifact.file, artifact.stored_sha256):
+            elif not self._written.is_in(self._store, artifact):
                 with self._reading(artifact):
                     pass
         if quick and (part := self._manifest.database):
@@ -189,10 +189,8 @@ class SetCheck:
         return wrong_rows(self._manifest.database, reader) if self._manifest.database else []
 
     def _volume(self, archive: Artifact, index: Artifact) -> None:
-        before = len(self._problems)
         if self._is_as_written(archive, index):
             return
-        del self._problems[before:]
         with self._reading(archive) as content, self._reading(index) as listing:
             again = Stored(self._store, index.file, Silent(), self._stored.identity)
             try:
@@ -212,17 +210,17 @@ class SetCheck:
                 again.close()
 
     def _is_as_written(self, archive: Artifact, index: Artifact) -> bool:
-        """Judge by what was read back; whether that, the index and the manifest agree."""
-        members = self._written.archives.get(archive.file)
-        if not (members and members.whole and members.plain_size == archive.plain_size):
-            return False
-        if not self._written.is_in(self._store, archive.file, archive.stored_sha256):
+        """Whether what was read back, the index and the manifest agree. Where not, reading all says why."""
+        members = self._written.held(self._written.archives, self._store, archive)
+        if members is None:
             return False
         before, agrees = len(self._problems), False
         with self._reading(index) as listing:
             agrees = members.agrees(self._plain(listing, index))
         self._judge_counts(archive, members.walked)
-        return agrees and len(self._problems) == before
+        right = agrees and len(self._problems) == before
+        del self._problems[before:]
+        return right
 
     def _tree(self, tree: Artifact, index: Artifact) -> None:
         named = {pack.file: pack for pack in self._manifest.packs if pack.volume == tree.name}

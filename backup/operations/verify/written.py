@@ -11,15 +11,17 @@ import itertools
 import tarfile
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import eq
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from backup.errors import IntegrityError
 from backup.media.archive_rules import judged
 from backup.media.tar_reader import TarReader
 from backup.media.tar_writer import DataRegion, parse_index
+from backup.model.manifest import Artifact
+from backup.model.pack import Pack
 from backup.operations.verify.volume_archive import Walked, content_sha256, count
 from backup.pipeline import gzip
 from backup.pipeline.chunks import split_lines
@@ -63,6 +65,9 @@ class _Archive:
             yield piece
 
 
+_A = TypeVar("_A", bound=_Archive)
+
+
 @dataclass
 class _Piece:
     """Some thousand contents: where each begins, ascending, hashes of its size and layout, and its SHA-256."""
@@ -93,7 +98,7 @@ class PackContents(_Archive):
         piece.digests += digest
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """See above."""
+        """See _Archive."""
         for offset, _, layout, digest in contents(pieces):
             self.add(offset, layout, digest)
 
@@ -134,7 +139,7 @@ class ArchiveMembers(_Archive):
         self._root, self._hashes = root, array("q")
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """See above. One with hard links is not taken: what they lead to would have to be looked for."""
+        """See _Archive. One with hard links is not taken: what they lead to would have to be looked for."""
         reader = TarReader(pieces)
         for found in judged(reader, self._root, trusted=True, indexed=True):
             if found.kind == tarfile.LNKTYPE:
@@ -162,6 +167,12 @@ class Written:
         """A file that was sealed."""
         self.sealed[staged.name] = staged.identity, staged.sha256
 
-    def is_in(self, store: LocalStore, name: str, sha256: str) -> bool:
-        """Whether the file of that name in a folder is the one that was sealed, and of that SHA-256."""
-        return name in self.sealed and self.sealed[name] == (store.identity(name), sha256)
+    def is_in(self, store: LocalStore, file: Artifact | Pack) -> bool:
+        """Whether what lies in a folder under the name of a file is the one that was sealed, and of its SHA-256."""
+        return self.sealed.get(file.file) == (store.identity(file.file), file.stored_sha256)
+
+    def held(self, archives: Mapping[str, _A], store: LocalStore, file: Artifact | Pack) -> _A | None:
+        """What was taken of one of `archives`, if that was all of it, and the very file is there."""
+        found = archives.get(file.file)
+        whole = found and found.whole and found.plain_size == file.plain_size
+        return found if whole and self.is_in(store, file) else None
