@@ -100,7 +100,8 @@ COPY --from=application /usr/local/bin/backup /usr/local/bin/backup
 COPY --from=application /app /app
 
 # glibc would give every freed megabyte back to the kernel and fault it in again: a fifth of a run's time.
-ENV MALLOC_MMAP_THRESHOLD_=33554432 \
+ENV MALLOC_ARENA_MAX=1 \
+    MALLOC_MMAP_THRESHOLD_=33554432 \
     MALLOC_TRIM_THRESHOLD_=67108864 \
     MALLOC_TOP_PAD_=16777216 \
     container=oci \

@@ -30,12 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def plant(media: Path, count: int, size: int) -> None:
     """So many files, each of other content."""
-    noise = os.urandom(2 * size)
     for number in range(count):
         folder = media / f"{number // 500:05}"
         folder.mkdir(exist_ok=True)
         length = size // 2 + number * 7919 % (size + 1)
-        (folder / f"document_{number:07}.pdf").write_bytes(number.to_bytes(8, "big") + noise[:length])
+        (folder / f"document_{number:07}.pdf").write_bytes(os.urandom(length))
 
 
 def add(media: Path, night: int, count: int, size: int) -> None:

@@ -47,6 +47,7 @@ class PackFolder:
     def __init__(self, directory: Path) -> None:
         self.store = LocalStore(directory)
         self._names: set[str] | None = None
+        self._problems: dict[tuple[str, str], str] = {}
 
     @property
     def names(self) -> set[str]:
@@ -57,17 +58,22 @@ class PackFolder:
 
     def problems(self, packs: Iterable[Pack]) -> list[str]:
         """What the folder alone shows to be wrong with packs."""
-        wanted, found = list(packs), []
-        sizes = statuses_of(self.store.directory, [each.file for each in wanted if each.file in self.names])
-        for pack in wanted:
-            status = sizes.get(pack.file)
-            if status is None:
-                found.append(f"the pack {pack.file} is missing")
-            elif status.st_size != pack.stored_size and self.as_stored(pack).stored_size != status.st_size:
-                found.append(f"the pack {pack.file} has {status.st_size:,} bytes instead of {pack.stored_size:,}")
-            elif pack.file + _DAMAGED in self.names:
-                found.append(f"the pack {pack.file} is damaged")
-        return found
+        return [found for pack in packs if (found := self._problem(pack))]
+
+    def _problem(self, pack: Pack) -> str:
+        # Each set of a year names the same hundreds.
+        known = pack.file, pack.stored_sha256
+        if known not in self._problems:
+            self._problems[known] = self._looked_for(pack)
+        return self._problems[known]
+
+    def _looked_for(self, pack: Pack) -> str:
+        status = statuses_of(self.store.directory, [pack.file])[pack.file] if pack.file in self.names else None
+        if status is None:
+            return f"the pack {pack.file} is missing"
+        if status.st_size != pack.stored_size and self.as_stored(pack).stored_size != status.st_size:
+            return f"the pack {pack.file} has {status.st_size:,} bytes instead of {pack.stored_size:,}"
+        return f"the pack {pack.file} is damaged" if pack.file + _DAMAGED in self.names else ""
 
     def as_stored(self, pack: Pack) -> Pack:
         """A pack as its file is now, where it was written anew; else as it is named."""
@@ -100,7 +106,7 @@ class PackFolder:
         with storing(staged.path):
             staged.path.replace(self.store.directory / pack.file)
         sync_directory(self.store.directory)
-        self._names = None
+        self._forget()
 
     def put_back(self, staged: Sequence[StagedFile]) -> list[StagedFile]:
         """Let sealed files of packs take the names of such as were written anew here, in one step; the others."""
@@ -113,7 +119,7 @@ class PackFolder:
                 self.store.remove_all([file.name + _DAMAGED, file.name + _CHECKED])
             else:
                 left.append(file)
-        self._names = None
+        self._forget()
         return left
 
     def _rewritten(self, pack: Pack) -> Rewritten | None:
@@ -140,13 +146,17 @@ class PackFolder:
             note = _Checked(time=now, file=self.store.identity(pack))
             replace(self.store, pack + _CHECKED, note.model_dump_json().encode(), locked=locked)
             self.store.remove(pack + _DAMAGED)
+        self._forget()
+
+    def _forget(self) -> None:
         self._names = None
+        self._problems.clear()
 
     def make_way(self, packs: Iterable[str]) -> None:
         """Remove packs that are not whole, and what was noted of them: good ones are about to take their names."""
         for pack in packs:
             self.store.remove_all([pack, *_notes(pack)])
-        self._names = None
+        self._forget()
 
 
 def _written(pack: Pack, anew: Rewritten) -> Pack:

@@ -10,7 +10,7 @@ import contextlib
 import io
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from backup.errors import BackupError, IntegrityError
 from backup.pipeline.bounded_queue import BoundedQueue
@@ -21,6 +21,7 @@ _GATHERED: Final = 256 << 10
 _QUEUED: Final = 4
 _LONGEST_LINE: Final = 16 << 20
 
+_Item = TypeVar("_Item")
 Put = Callable[[bytes], None]
 
 
@@ -49,12 +50,14 @@ def split_lines(chunks: Iterable[bytes], skip: int = 0) -> Generator[bytes, None
         yield rest
 
 
-def aside(make: Callable[[Put, threading.Event], None], name: str, room: int) -> Generator[bytes, None, None]:
+def aside(
+    make: Callable[[Callable[[_Item], None], threading.Event], None], name: str, room: int
+) -> Generator[_Item, None, None]:
     """What `make` puts; its error is raised here. The event is set once nobody takes more: `make` shall end then.
 
     `room` pieces wait at most. The thread, called `name`, ends with this generator.
     """
-    waiting = BoundedQueue[bytes | BaseException | None](room)
+    waiting = BoundedQueue[_Item | BaseException | None](room)
     stopped = threading.Event()
 
     def work() -> None:

@@ -84,9 +84,10 @@ class Folder:
                 with self._told(key):
                     staged.write(chunk)
                 advance(len(chunk))
-            _require(key, staged, size, sha256)
             with self._told(key):
                 staged.seal()
+            _require(key, staged, size, sha256)
+            with self._told(key):
                 self._publish(staged, path)
         found = self.stat(key)
         if found is None or found.size != staged.size:

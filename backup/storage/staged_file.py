@@ -15,19 +15,24 @@ import mmap
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
 from backup.errors import IntegrityError
+from backup.pipeline.chunks import aside
+from backup.pipeline.gzip import crc32
 from backup.storage.filesystem import storing
 
 STAGED_SUFFIX = ".partial"
 _BLOCK = 1 << 20
 _GATHERED = 4 << 20
 # Large enough for the disk to stream, small enough to leave little for the end.
-_PIECE = 32 << 20
+_PIECE = 8 << 20
+# Blocks that wait for a taker.
+_AHEAD = 4
 
 # Takes what the disk returns, in blocks that stay as they are until the next is asked for. May leave some.
 Taker = Callable[[Iterator[memoryview]], object]
@@ -65,17 +70,19 @@ class StagedFile:
     """A file being written beside its final name. `write`, then `seal`, then `LocalStore.publish`.
 
     Left without `seal`, by error or by kill, it is removed (at once, or by the next sweep).
-    Hash and size are those of the bytes given to `write`; `seal` proves the disk returns the same, which `taker` is
-    given, in a thread of its own where the file is large. What that raises, `seal` raises.
+    `seal` proves that the disk returns what was written, and has the SHA-256 of that. `taker` is given the same, in a
+    thread of its own where the file is large; what that raises, `seal` raises.
     """
 
     def __init__(self, directory: Path, name: str, taker: Taker | None = None) -> None:
         self.name = name
         self.path = directory / staged_name(name)
         self.size = 0
-        # Which file it is, once it is sealed.
+        # What the disk has, in hex, and which file it is; once it is sealed.
+        self.sha256 = ""
         self.identity: FileIdentity = (0, 0, 0)
-        self._hash = hashlib.sha256()
+        # Of what was written: with it, and not with a second SHA-256, is compared what the disk returns.
+        self._crc32 = 0
         self._gathered = self._flushed = 0
         self._buffer: memoryview | None = None
         with storing(self.path):
@@ -92,14 +99,9 @@ class StagedFile:
         else:
             self.discard()
 
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of what was written so far, in hex."""
-        return self._hash.hexdigest()
-
     def write(self, data: bytes) -> int:
         """Append all of `data`; StoreError or NoSpace when the disk does not take it."""
-        self._hash.update(data)
+        self._crc32 = crc32(data, self._crc32)
         self.size += len(data)
         view = memoryview(data)
         while view:
@@ -118,8 +120,8 @@ class StagedFile:
         """Flush to the disk, read back from it and compare; IntegrityError when it returns other bytes."""
         self.flush()
         with storing(self.path):
-            size, digest = self._read_back.finish()
-        if (size, digest) != (self.size, self.sha256):
+            size, checksum, self.sha256 = self._read_back.finish()
+        if (size, checksum) != (self.size, self._crc32):
             raise IntegrityError(
                 f"{self.name}: the disk returned {size} bytes that differ from the {self.size} written; the file was"
                 " discarded, earlier sets are untouched",
@@ -167,14 +169,15 @@ class _ReadBack:
     """Syncs a growing file and hashes what the disk returns, through a descriptor of its own.
 
     Large files are read back piece by piece in a thread while the next piece is written, so that the end of the run
-    has only the last piece to wait for. An error in the thread is raised by `finish`. Small ones are worth no thread.
+    has only the last piece to wait for; one more reads ahead of a taker. An error in a thread is raised by `finish`.
+    Small ones are worth no thread.
     """
 
     def __init__(self, descriptor: int, path: Path, taker: Taker | None) -> None:
         self._fd, self._taker = descriptor, taker
         self._reader = _open(path, os.O_RDONLY)
         self._hash = hashlib.sha256()
-        self._done = self._sent = 0
+        self._done = self._sent = self._crc32 = 0
         self._error: BaseException | None = None
         # How far the file has grown; None when all of it is there.
         self._ends: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -188,21 +191,22 @@ class _ReadBack:
         self._sent = size
         self._ends.put(size)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="read-back", daemon=True)
+            blocks = aside(self._read_ahead, "read-ahead", _AHEAD) if self._taker else self._blocks()
+            self._thread = threading.Thread(target=self._work, args=(blocks,), name="read-back", daemon=True)
             self._thread.start()
 
-    def finish(self) -> tuple[int, str]:
-        """(size, SHA-256 in hex) of the whole file, as the disk returns it; OSError when the disk fails."""
+    def finish(self) -> tuple[int, int, str]:
+        """(size, CRC-32, SHA-256 in hex) of the whole file, as the disk returns it; OSError when the disk fails."""
         self._ends.put(None)
         if self._thread:
             self._thread.join()
         else:
             # Past the page cache, each page of the buffer takes one of memory, however few bytes there are.
             _cached(self._reader)
-            self._work()
+            self._work(self._blocks())
         if self._error:
             raise self._error
-        return self._done, self._hash.hexdigest()
+        return self._done, self._crc32, self._hash.hexdigest()
 
     def close(self) -> None:
         """End the thread, which reads no further, and close the file."""
@@ -212,8 +216,8 @@ class _ReadBack:
             self._thread.join()
         os.close(self._reader)
 
-    def _work(self) -> None:
-        with contextlib.closing(self._blocks()) as blocks:
+    def _work(self, given: Generator[memoryview, None, None]) -> None:
+        with contextlib.closing(given) as blocks:
             try:
                 if self._taker:
                     self._taker(blocks)
@@ -222,9 +226,16 @@ class _ReadBack:
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 self._error = self._error or error
 
+    def _read_ahead(self, put: Callable[[memoryview], None], stopped: threading.Event) -> None:
+        for block in self._blocks():
+            if stopped.is_set():
+                return
+            put(block)
+
     def _blocks(self) -> Generator[memoryview, None, None]:
         """What the disk returns, as far as was told; its error is kept, for a taker words it anew."""
-        self._buffer = memoryview(mmap.mmap(-1, _BLOCK))
+        # One is being filled, one was given, the others wait.
+        self._buffers = deque(memoryview(mmap.mmap(-1, _BLOCK)) for _ in range(_AHEAD + 2))
         try:
             while True:
                 end = self._ends.get()
@@ -243,14 +254,17 @@ class _ReadBack:
 
     def _grown(self, end: int | None) -> Generator[memoryview, None, None]:
         """From where it stopped to `end`, or to the end of the file."""
-        while not self._closed and (count := self._next(_BLOCK if end is None else min(_BLOCK, end - self._done))):
-            self._hash.update(self._buffer[:count])
-            self._done += count
-            yield self._buffer[:count]
+        while not self._closed and (block := self._next(_BLOCK if end is None else min(_BLOCK, end - self._done))):
+            self._hash.update(block)
+            self._crc32 = crc32(block, self._crc32)
+            self._done += len(block)
+            self._buffers.rotate()
+            yield block
 
-    def _next(self, most: int) -> int:
+    def _next(self, most: int) -> memoryview:
+        buffer = self._buffers[0][:most]
         try:
-            return os.preadv(self._reader, [self._buffer[:most]], self._done)
+            return buffer[: os.preadv(self._reader, [buffer], self._done)]
         except OSError as error:
             if error.errno != errno.EINVAL or not _cached(self._reader):
                 raise

@@ -200,13 +200,13 @@ def fetched_file(
                 break
             staged.write(chunk)
             context.progress.advance(len(chunk))
+    staged.seal()
     if (staged.size, staged.sha256) != (wanted.stored_size, wanted.stored_sha256):
         raise IntegrityError(
             f"{wanted.file} at {context.remote.name} differs from what was sent there; nothing of {identifier}"
             " was kept",
             "Try again; if it fails again, the copy is damaged: `offsite list` shows others.",
         )
-    staged.seal()
     return staged
 
 

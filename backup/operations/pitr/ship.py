@@ -224,8 +224,8 @@ class Shipper(_Sender):
         with work.stage(f"{segment.name}.gz.age") as staged:
             for chunk in self.context.encrypt(unchanged(file_blocks(store, artifact.file), artifact)):
                 staged.write(chunk)
-            made = SegmentObject.of(archive.unique_name(), segment, staged.sha256, encrypted=True)
             staged.seal()
+            made = SegmentObject.of(archive.unique_name(), segment, staged.sha256, encrypted=True)
             self._kept(copies, made, file_blocks(work, staged.path.name), staged.size)
             staged.discard()
 
