@@ -99,7 +99,8 @@ RUN for home in /usr/lib/postgresql/*; do \
 COPY --from=application /usr/local/bin/backup /usr/local/bin/backup
 COPY --from=application /app /app
 
-# glibc would give every freed megabyte back to the kernel and fault it in again: a fifth of a run's time.
+# glibc would give every freed megabyte back to the kernel and fault it in again: a fifth of a run's time. In one arena
+# for all threads what one of them frees is there for the others.
 ENV MALLOC_ARENA_MAX=1 \
     MALLOC_MMAP_THRESHOLD_=33554432 \
     MALLOC_TRIM_THRESHOLD_=67108864 \

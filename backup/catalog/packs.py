@@ -80,28 +80,26 @@ class PackFolder:
         found = self._rewritten(pack)
         return _written(pack, found) if found else pack
 
-    def was_written_anew(self, pack: Pack) -> bool:
-        """Whether it ever was, here."""
-        return bool(read_note(self.store, pack.file).files)
-
     def content(self, pack: Pack) -> int:
         """Bytes of content in its file that sets named when that was written; 0 where that is not known."""
         found = self._rewritten(pack)
         return found.content if found else pack.content
 
     def versions(self, pack: Pack) -> list[Pack]:
-        """What its file may be: as it is named, and as it was written anew."""
-        note = read_note(self.store, pack.file)
-        anew = note.files if note.original == pack.stored_sha256 else ()
-        return [pack, *(_written(pack, each) for each in anew)]
+        """What its file may be, here and at places of copies: as it is named, and as it was ever written anew."""
+        return [pack, *(_written(pack, each) for each in self._anew(pack))]
 
     def digests(self, pack: Pack) -> set[str]:
         """The SHA-256 that its file may have."""
         return {each.stored_sha256 for each in self.versions(pack)}
 
     def put_in_place(self, pack: Pack, staged: StagedFile, made: Rewritten) -> None:
-        """Let a sealed file take the name of a pack in one step. A kill leaves either, and a note that knows both."""
-        note = PackNote(pack.stored_sha256, (made,))
+        """Let a sealed file take the name of a pack in one step. A kill leaves either, and a note that knows both.
+
+        Its size is that of no other version.
+        """
+        others = (each for each in self._anew(pack) if each.stored_sha256 != made.stored_sha256)
+        note = PackNote(pack.stored_sha256, (*others, made))
         replace(self.store, pack.file + REPACKED, note_bytes(note), locked=True)
         with storing(staged.path):
             staged.path.replace(self.store.directory / pack.file)
@@ -126,8 +124,11 @@ class PackFolder:
         status = statuses_of(self.store.directory, [pack.file])[pack.file]
         if status is None or status.st_size == pack.stored_size:
             return None
+        return next((each for each in self._anew(pack) if each.stored_size == status.st_size), None)
+
+    def _anew(self, pack: Pack) -> tuple[Rewritten, ...]:
         note = read_note(self.store, pack.file)
-        return note.file(status.st_size) if note.original == pack.stored_sha256 else None
+        return note.files if note.original == pack.stored_sha256 else ()
 
     def last_read(self, pack: str) -> datetime | None:
         """When this very file was read last, and was right."""

@@ -32,8 +32,9 @@ from backup.progress import Progress, Silent
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
 
-# A pack is written anew when sets name less than this share of its content.
-_SHARE: Final = 0.5
+# A pack is written anew when sets name less than this share of its content. Of a year of uploads and reports, a half
+# left up to 1.35 times what differs, two thirds 1.13, three quarters 1.09 for more that is written.
+_SHARE: Final = 2 / 3
 # So many packs one cleanup looks at, and after so many bytes of them it begins no other.
 _MOST, _AT_ONCE = 16, 10 << 30
 _SPARE: Final = 16 << 20
@@ -52,7 +53,7 @@ class _Live:
 
 
 def repack(catalog: Catalog, progress: Progress, level: int = 1) -> int:
-    """Write anew the packs of which sets name less than half; the bytes that this freed."""
+    """Write anew the packs of which sets name less than two thirds; the bytes that this freed."""
     sets, folder = catalog.sets(), catalog.packs
     if any(each.state == "unreadable" or each.summary.id != each.id for each in sets):
         return 0
@@ -72,7 +73,6 @@ def repack(catalog: Catalog, progress: Progress, level: int = 1) -> int:
 
 def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> list[Pack]:
     """The packs of which no set alone names enough. Not those that sets know differently, or that are not whole, nor
-    those that were written anew before: of each there are two files at most, here and at all places of copies. Nor
     those that snapshots alone need: these go within a week.
     """
     packs: dict[str, Pack] = {}
@@ -89,10 +89,7 @@ def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> li
     shares = {
         file: named.get(file, 0) / content
         for file, pack in packs.items()
-        if file in lasting
-        and file not in aside
-        and not folder.was_written_anew(pack)
-        and (content := folder.content(pack))
+        if file in lasting and file not in aside and (content := folder.content(pack))
     }
     few = sorted((file for file, share in shares.items() if share < _SHARE), key=lambda file: (shares[file], file))
     return list(itertools.islice((packs[file] for file in few if not folder.problems([packs[file]])), _MOST))
@@ -140,7 +137,9 @@ def _rewritten(live: _Live, folder: PackFolder, root: Path, progress: Progress, 
             if source.sha256 != now.stored_sha256:
                 raise IntegrityError(f"{pack.file} is not as it was written", "`verify all` judges the sets.")
         made = writer.finish()
-        if made.stored_size >= now.stored_size:
+        # By its size is known which of its files lies there. After a kill the same may be made once more.
+        taken = {each.stored_size for each in folder.versions(pack) if each.stored_sha256 != made.stored_sha256}
+        if made.stored_size >= now.stored_size or made.stored_size in taken:
             writer.discard()
             return 0
         _require(live, folder, writer, made.plain_size)

@@ -23,7 +23,8 @@ from backup.pipeline.chunks import Sink
 # The first two bytes of every gzip file.
 MAGIC: Final = b"\x1f\x8b"
 _BLOCK: Final = 1 << 20
-_QUEUED: Final = 24
+# So many that who writes goes on while the disk takes what was gathered.
+_QUEUED: Final = 12
 _WINDOW: Final = 32 << 10
 _SAMPLE: Final = 8 << 10
 _STORED: Final = 0xFFFF

@@ -29,7 +29,7 @@ from backup.storage.filesystem import storing
 STAGED_SUFFIX = ".partial"
 _BLOCK = 1 << 20
 _GATHERED = 4 << 20
-# Large enough for the disk to stream, small enough to leave little for the end.
+# Large enough for the disk to stream, small enough for what is read back never to be far behind.
 _PIECE = 8 << 20
 # Blocks that wait for a taker.
 _AHEAD = 4

@@ -315,6 +315,7 @@ def test_an_error_that_also_forbids_cleaning_up_is_the_one_that_is_said(
     with pytest.raises(StoreError, match="Input/output error"), ArtifactWriter(store, "b", "volume") as writer:
         for _ in range(10):
             writer.write(DATA)
+        writer.finish()
 
 
 def test_a_short_write_is_continued(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
