@@ -13,6 +13,7 @@ from backup.model.finding import Finding, failure
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
 from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
+from backup.model.wal import WalSlot
 from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 from tests.support.windows import a_base, a_stream, a_window, broken_window, offsite_window
@@ -223,6 +224,14 @@ def recoverable() -> Overview:
     health = replace(seen.health, status="warn", reasons=(reason,))
     window = broken_window(NOW)
     return replace(seen, health=health, window=replace(window, offsite=(offsite_window(NOW, window),)))
+
+
+def with_slot(slot: WalSlot) -> Overview:
+    """The same where the server keeps WAL for us."""
+    seen = recoverable()
+    assert seen.window and seen.window.stream
+    stream = seen.window.stream.model_copy(update={"slot": slot})
+    return replace(seen, window=replace(seen.window, stream=stream))
 
 
 def warning() -> Overview:

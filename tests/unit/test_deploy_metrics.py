@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from backup.model.wal import WalSlot
 from backup.service.web.metrics import exposition
 from tests.support import overviews
 
@@ -33,8 +34,9 @@ TARGET = {"instance", "job"}
 def exported() -> dict[str, dict[str, set[str]]]:
     """Each metric with its labels and their values, of backups in any state."""
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for state in (overviews.healthy, overviews.warning, overviews.critical, overviews.recoverable):
-        for family in text_string_to_metric_families(exposition(state()).decode()):
+    slotted = overviews.with_slot(WalSlot(name="s", held=5, safe=7))
+    for seen in (overviews.healthy(), overviews.warning(), overviews.critical(), overviews.recoverable(), slotted):
+        for family in text_string_to_metric_families(exposition(seen).decode()):
             for sample in family.samples:
                 for name, value in sample.labels.items():
                     found[sample.name][name].add(value)
@@ -100,6 +102,9 @@ def test_nobodys_data_source_is_named() -> None:
 
 def test_every_metric_of_the_window_is_on_the_dashboard() -> None:
     shown = {name for panel in PANELS for target in panel["targets"] for name, _ in SELECTOR.findall(target["expr"])}
-    window = {name for name in EXPORTED if re.match("obcms_backup_(window|wal|newest_base|base)_", name)}
-    left = {"window_end_timestamp_seconds", "wal_looked_timestamp_seconds", "newest_base_age_limit_seconds"}
-    assert window - shown == {f"obcms_backup_{name}" for name in left} and len(window) == 14
+    window = {name for name in EXPORTED if re.match("obcms_backup_(offsite_)?(window|wal|newest_base|base)_", name)}
+    left = {
+        *("window_end_timestamp_seconds", "wal_looked_timestamp_seconds", "newest_base_age_limit_seconds", "wal_slot"),
+        *("offsite_window_start_timestamp_seconds", "offsite_window_end_timestamp_seconds"),
+    }
+    assert window - shown == {f"obcms_backup_{name}" for name in left} and len(window) == 22

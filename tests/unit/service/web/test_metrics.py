@@ -108,19 +108,17 @@ def test_the_window_is_measured() -> None:
 
 
 def test_a_slot_is_measured_where_one_is_wanted() -> None:
-    seen = overviews.recoverable()
-    assert seen.window and seen.window.stream
     for slot, values in (
         (WalSlot(name="s", held=5, safe=7), [1, 5, 7]),
         (WalSlot(name="s", problem="it is refused"), [0, 0, None]),
     ):
-        stream = seen.window.stream.model_copy(update={"slot": slot})
-        shown = replace(seen, window=replace(seen.window, stream=stream))
+        shown = overviews.with_slot(slot)
         names = ("wal_slot", "wal_slot_held_bytes", "wal_slot_safe_bytes")
         assert [value(shown, name) for name in names] == values
         # Nobody knows while nothing is received.
-        stream = stream.model_copy(update={"state": "down"})
-        shown = replace(seen, window=replace(seen.window, stream=stream))
+        assert shown.window and shown.window.stream
+        stream = shown.window.stream.model_copy(update={"state": "down"})
+        shown = replace(shown, window=replace(shown.window, stream=stream))
         assert [value(shown, name) for name in names] == [None, None, None]
 
 
