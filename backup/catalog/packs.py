@@ -47,7 +47,7 @@ class PackFolder:
     def __init__(self, directory: Path) -> None:
         self.store = LocalStore(directory)
         self._names: set[str] | None = None
-        self._problems: dict[tuple[str, str], str] = {}
+        self._problems: dict[tuple[str, int, str], str] = {}
 
     @property
     def names(self) -> set[str]:
@@ -62,7 +62,7 @@ class PackFolder:
 
     def _problem(self, pack: Pack) -> str:
         # Each set of a year names the same hundreds.
-        known = pack.file, pack.stored_sha256
+        known = pack.file, pack.stored_size, pack.stored_sha256
         if known not in self._problems:
             self._problems[known] = self._looked_for(pack)
         return self._problems[known]
@@ -71,7 +71,7 @@ class PackFolder:
         status = statuses_of(self.store.directory, [pack.file])[pack.file] if pack.file in self.names else None
         if status is None:
             return f"the pack {pack.file} is missing"
-        if status.st_size != pack.stored_size and self.as_stored(pack).stored_size != status.st_size:
+        if status.st_size != pack.stored_size and not self._of_size(pack, status.st_size):
             return f"the pack {pack.file} has {status.st_size:,} bytes instead of {pack.stored_size:,}"
         return f"the pack {pack.file} is damaged" if pack.file + _DAMAGED in self.names else ""
 
@@ -80,26 +80,28 @@ class PackFolder:
         found = self._rewritten(pack)
         return _written(pack, found) if found else pack
 
+    def was_written_anew(self, pack: Pack) -> bool:
+        """Whether it ever was, here."""
+        return bool(read_note(self.store, pack.file).files)
+
     def content(self, pack: Pack) -> int:
         """Bytes of content in its file that sets named when that was written; 0 where that is not known."""
         found = self._rewritten(pack)
         return found.content if found else pack.content
 
     def versions(self, pack: Pack) -> list[Pack]:
-        """What its file may be, here and at places of copies: as it is named, and as it was ever written anew."""
-        return [pack, *(_written(pack, each) for each in self._anew(pack))]
+        """What its file may be: as it is named, and as it was written anew."""
+        note = read_note(self.store, pack.file)
+        anew = note.files if note.original == pack.stored_sha256 else ()
+        return [pack, *(_written(pack, each) for each in anew)]
 
     def digests(self, pack: Pack) -> set[str]:
         """The SHA-256 that its file may have."""
         return {each.stored_sha256 for each in self.versions(pack)}
 
     def put_in_place(self, pack: Pack, staged: StagedFile, made: Rewritten) -> None:
-        """Let a sealed file take the name of a pack in one step. A kill leaves either, and a note that knows both.
-
-        Its size is that of no other version.
-        """
-        others = (each for each in self._anew(pack) if each.stored_sha256 != made.stored_sha256)
-        note = PackNote(pack.stored_sha256, (*others, made))
+        """Let a sealed file take the name of a pack in one step. A kill leaves either, and a note that knows both."""
+        note = PackNote(pack.stored_sha256, (made,))
         replace(self.store, pack.file + REPACKED, note_bytes(note), locked=True)
         with storing(staged.path):
             staged.path.replace(self.store.directory / pack.file)
@@ -122,13 +124,14 @@ class PackFolder:
 
     def _rewritten(self, pack: Pack) -> Rewritten | None:
         status = statuses_of(self.store.directory, [pack.file])[pack.file]
-        if status is None or status.st_size == pack.stored_size:
-            return None
-        return next((each for each in self._anew(pack) if each.stored_size == status.st_size), None)
+        return self._of_size(pack, status.st_size) if status else None
 
-    def _anew(self, pack: Pack) -> tuple[Rewritten, ...]:
+    def _of_size(self, pack: Pack, found: int) -> Rewritten | None:
+        """What a pack was written anew as that has so many bytes."""
+        if found == pack.stored_size:
+            return None
         note = read_note(self.store, pack.file)
-        return note.files if note.original == pack.stored_sha256 else ()
+        return note.file(found) if note.original == pack.stored_sha256 else None
 
     def last_read(self, pack: str) -> datetime | None:
         """When this very file was read last, and was right."""

@@ -33,7 +33,7 @@ from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
 
 # A pack is written anew when sets name less than this share of its content. Of a year of uploads and reports, a half
-# left up to 1.35 times what differs, two thirds 1.13, three quarters 1.09 for more that is written.
+# left up to 1.35 times what differs, two thirds 1.14, three quarters 1.08 for more that is written.
 _SHARE: Final = 2 / 3
 # So many packs one cleanup looks at, and after so many bytes of them it begins no other.
 _MOST, _AT_ONCE = 16, 10 << 30
@@ -73,6 +73,7 @@ def repack(catalog: Catalog, progress: Progress, level: int = 1) -> int:
 
 def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> list[Pack]:
     """The packs of which no set alone names enough. Not those that sets know differently, or that are not whole, nor
+    those that were written anew before: of each there are two files at most, here and at all places of copies. Nor
     those that snapshots alone need: these go within a week.
     """
     packs: dict[str, Pack] = {}
@@ -89,7 +90,10 @@ def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> li
     shares = {
         file: named.get(file, 0) / content
         for file, pack in packs.items()
-        if file in lasting and file not in aside and (content := folder.content(pack))
+        if file in lasting
+        and file not in aside
+        and not folder.was_written_anew(pack)
+        and (content := folder.content(pack))
     }
     few = sorted((file for file, share in shares.items() if share < _SHARE), key=lambda file: (shares[file], file))
     return list(itertools.islice((packs[file] for file in few if not folder.problems([packs[file]])), _MOST))
@@ -137,9 +141,7 @@ def _rewritten(live: _Live, folder: PackFolder, root: Path, progress: Progress, 
             if source.sha256 != now.stored_sha256:
                 raise IntegrityError(f"{pack.file} is not as it was written", "`verify all` judges the sets.")
         made = writer.finish()
-        # By its size is known which of its files lies there. After a kill the same may be made once more.
-        taken = {each.stored_size for each in folder.versions(pack) if each.stored_sha256 != made.stored_sha256}
-        if made.stored_size >= now.stored_size or made.stored_size in taken:
+        if made.stored_size >= now.stored_size:
             writer.discard()
             return 0
         _require(live, folder, writer, made.plain_size)

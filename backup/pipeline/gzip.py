@@ -47,7 +47,7 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
 
 
 def crc32(data: bytes | memoryview, before: int = 0) -> int:
-    """The checksum of `data` behind bytes of which it is `before`; it takes next to no time."""
+    """The CRC-32 of bytes whose own is `before`, and `data` after them; it takes next to no time."""
     return isal_zlib.crc32(data, before)
 
 

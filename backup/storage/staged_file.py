@@ -30,7 +30,7 @@ STAGED_SUFFIX = ".partial"
 _BLOCK = 1 << 20
 _GATHERED = 4 << 20
 # Large enough for the disk to stream, small enough for what is read back never to be far behind.
-_PIECE = 8 << 20
+_PIECE = 16 << 20
 # Blocks that wait for a taker.
 _AHEAD = 4
 
@@ -161,6 +161,7 @@ class StagedFile:
         """Close the file; harmless when done twice."""
         if self._fd >= 0:
             self._read_back.close()
+            self._buffer = None
             descriptor, self._fd = self._fd, -1
             os.close(descriptor)
 
@@ -179,6 +180,7 @@ class _ReadBack:
         self._hash = hashlib.sha256()
         self._done = self._sent = self._crc32 = 0
         self._error: BaseException | None = None
+        self._buffers = deque[memoryview]()
         # How far the file has grown; None when all of it is there.
         self._ends: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._closed = False
@@ -212,19 +214,20 @@ class _ReadBack:
         """End the thread, which reads no further, and close the file."""
         self._closed = True
         self._ends.put(None)
-        if self._thread:
+        # One that could not be started has no identifier.
+        if self._thread and self._thread.ident:
             self._thread.join()
+        self._buffers.clear()
         os.close(self._reader)
 
     def _work(self, given: Generator[memoryview, None, None]) -> None:
         with contextlib.closing(given) as blocks:
-            try:
-                if self._taker:
-                    self._taker(blocks)
-                for _ in blocks:
-                    pass
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                self._error = self._error or error
+            for take in (self._taker, _rest) if self._taker else (_rest,):
+                try:
+                    take(blocks)
+                except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                    self._error = self._error or error
+                    self._closed = True
 
     def _read_ahead(self, put: Callable[[memoryview], None], stopped: threading.Event) -> None:
         for block in self._blocks():
@@ -235,7 +238,7 @@ class _ReadBack:
     def _blocks(self) -> Generator[memoryview, None, None]:
         """What the disk returns, as far as was told; its error is kept, for a taker words it anew."""
         # One is being filled, one was given, the others wait.
-        self._buffers = deque(memoryview(mmap.mmap(-1, _BLOCK)) for _ in range(_AHEAD + 2))
+        self._buffers.extend(memoryview(mmap.mmap(-1, _BLOCK)) for _ in range(_AHEAD + 2 if self._taker else 1))
         try:
             while True:
                 end = self._ends.get()
@@ -269,6 +272,11 @@ class _ReadBack:
             if error.errno != errno.EINVAL or not _cached(self._reader):
                 raise
             return self._next(most)
+
+
+def _rest(blocks: Iterator[memoryview]) -> None:
+    for _ in blocks:
+        pass
 
 
 def file_identity(status: os.stat_result | None) -> FileIdentity:
