@@ -23,7 +23,7 @@ from backup.model.backup_set import SKEW
 from backup.model.manifest import Manifest, Tier
 from backup.model.tiers import NO_BACKUPS
 from backup.operations.context import Context
-from backup.operations.offsite.layout import RemoteSet, RemoteSets, grouped, read_manifest
+from backup.operations.offsite.layout import RemoteSet, RemoteSets, grouped, pack_key, read_manifest
 from backup.operations.offsite.remote_state import Book, BookFile, PlaceName, StoredObject
 from backup.storage.remote import Remote, RemoteObject
 
@@ -88,6 +88,21 @@ def manifest_of(remote: Remote, found: RemoteSet) -> Manifest:
             "`upload` sends what is missing, if the set is still here; `offsite list` shows others.",
         )
     return read_manifest(small(remote, found.manifest_key), found)
+
+
+def needed_by(remote: Remote, path: str, entry: RemoteObject) -> str:
+    """A set there that names a pack as it is there, or may, because its manifest cannot be read; empty for none."""
+    for found in list_remote_sets(remote).values():
+        try:
+            packs = manifest_of(remote, found).packs
+        except RemoteMissing:
+            continue
+        except (IntegrityError, RemoteDamaged, RemoteArchived):
+            return found.id
+        named = [each for each in packs if pack_key(each.file) == path and each.stored_size == entry.size]
+        if any(entry.sha256 in ("", each.stored_sha256) for each in named):
+            return found.id
+    return ""
 
 
 def told(entry: RemoteObject, item: StoredObject | None) -> RemoteObject:

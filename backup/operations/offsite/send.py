@@ -14,7 +14,7 @@ from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Manifest, to_json
 from backup.model.pack import Pack
-from backup.operations.offsite.context import OffsiteContext, small, told, with_digest
+from backup.operations.offsite.context import OffsiteContext, needed_by, small, told, with_digest
 from backup.operations.offsite.layout import (
     RemoteSet,
     compare,
@@ -136,12 +136,14 @@ class Sending:
     def _pack(self, pack: Pack) -> Pack:
         """A pack that the set needs, unless it is there: whichever set brought it. As it is there afterwards.
 
-        One that was written anew here since goes as it is now; what is there as it was stays.
+        One that was written anew here since goes as it is now; what is there as it was stays. So does what sets there
+        need although it is neither: it was written anew at another time, and may lack what this set needs.
         """
         path = pack_key(pack.file)
         entry = self._stat(path) if path in self.remote.packs and path not in self._bad else None
         entry = with_digest(self.context, entry) if entry else None
-        for known in self.context.catalog.packs.versions(pack):
+        now = self.context.catalog.packs.as_stored(pack)
+        for known in (pack, now):
             if entry and (entry.size, entry.sha256) == (known.stored_size, known.stored_sha256):
                 self._note(path, entry, known.stored_sha256)
                 return known
@@ -150,7 +152,12 @@ class Sending:
                 f"{self.stored.id} was not sent: it needs packs, which are not encrypted on their way",
                 "With BACKUP_ENCRYPT=offsite, set BACKUP_MEDIA=full.",
             )
-        now = self.context.catalog.packs.as_stored(pack)
+        if entry and (other := needed_by(self.context.remote, path, entry)):
+            raise RemoteFailed(
+                f"{self.stored.id} was not sent: {other} at {self.context.remote.name} needs {pack.file} as it is"
+                " there, where it may lack what this set needs; nothing was overwritten",
+                "`create --full` takes a set that needs no earlier pack: it is sent, and those after it.",
+            )
         # The next set of this run finds it there.
         self.remote.packs[path] = self._put(path, _as_artifact(now), encrypts=False)
         self.context.book.change(lambda book: book.healed(path))

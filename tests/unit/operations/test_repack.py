@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backup.catalog.catalog import Catalog
-from backup.errors import AlreadyHere
+from backup.errors import AlreadyHere, RemoteFailed
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Tier
 from backup.operations.export import files_to_export, to_folder
@@ -264,9 +265,43 @@ def test_what_is_not_at_a_place_yet_goes_as_it_is_now(stack: Stack, tmp_path: Pa
         pull_set(other.context(apart), newest.id)
     kept = apart.find(churn.sets[1].id)
     assert kept.good and look(apart.restored(kept)) == churn.looks[kept.id]
-    # Where it came back as it was, it is not sent over the other one.
-    assert pull_set(first.context(), churn.sets[1].id).set == churn.sets[1].id
-    before = other.place.requests["put"]
-    other.upload()
-    other.verify(read=True)
-    assert other.place.requests["put"] - before <= 8, "the set alone: its packs are there"
+
+
+def test_a_pack_that_sets_at_a_place_need_is_not_replaced_there(stack: Stack, tmp_path: Path) -> None:
+    """Each place has a pack as it was when it was sent: one without what only the other's sets need."""
+    churn = Churn(stack)
+    whole = Copied(stack, MemoryPlace(), churn.sets)
+    whole.upload()
+    churn.remove(1, 2)
+    assert churn.repack() > 0
+    anew = Copied(stack, MemoryPlace(), churn.sets)
+    (stack.root / "state" / "offsite-s3.json").unlink()
+    anew.upload()
+    # A set that came back with content that the pack there lacks is no copy there.
+    assert pull_set(whole.context(), churn.sets[1].id).set == churn.sets[1].id
+    before = dict(anew.place.objects)
+    with pytest.raises(RemoteFailed, match=f"{churn.sets[1].id} was not sent: .* needs .* nothing was overwritten"):
+        anew.upload()
+    assert anew.place.objects == before
+    anew.verify(read=True)
+    # On another machine a set goes on from one of those; it is sent over nothing that others need.
+    other = Stack(tmp_path / "other")
+    other.now = stack.now
+    newest = churn.sets[-1]
+    pull_set(anew.context(other), newest.id)
+    shutil.copytree(other.restored(other.find(newest.id)), other.media, dirs_exist_ok=True, symlinks=True)
+    (other.media / "new").write_bytes(b"new")
+    later = Copied(other, whole.place, [other.night()])
+    (other.root / "state" / "offsite-s3.json").unlink(missing_ok=True)
+    before = {key: data for key, data in whole.place.objects.items() if key.startswith("packs/")}
+    with pytest.raises(RemoteFailed, match="was not sent"):
+        later.upload()
+    assert before.items() <= whole.place.objects.items()
+    apart = Stack(tmp_path / "apart")
+    pull_set(whole.context(apart), churn.sets[1].id)
+    assert look(apart.restored(apart.find(churn.sets[1].id))) == churn.looks[churn.sets[1].id]
+    # One that needs no earlier pack is sent, and can be had from there.
+    full = other.night(full=True)
+    with pytest.raises(RemoteFailed, match="was not sent"):
+        later.upload()
+    assert pull_set(whole.context(apart), full.id).set == full.id

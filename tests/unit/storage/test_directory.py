@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import hashlib
 import os
 import socket
@@ -19,6 +20,7 @@ import pytest
 from backup.errors import IntegrityError, NoSpace, StoreError
 from backup.model.manifest import Artifact
 from backup.operations.export import Output
+from backup.pipeline.bounded_queue import BoundedQueue
 from backup.storage import directory, rename, staged_file
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
@@ -212,6 +214,61 @@ def test_what_is_thrown_away_is_read_no_further(store: LocalStore, monkeypatch: 
     staged.discard()
     # One is in hand, and one more was read than waits.
     assert blocks <= staged_file._AHEAD + 2 and store.names() == []
+
+
+def test_a_taker_that_fails_long_before_the_end_keeps_nobody_busy(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def take(blocks: Iterator[memoryview]) -> None:
+        next(blocks)
+        failed.set()
+        raise IntegrityError("it is not what it should be")
+
+    def polled(_: object) -> None:
+        raise AssertionError("it looks again and again whether the reader has ended")
+
+    monkeypatch.setattr(staged_file, "_PIECE", len(DATA))
+    monkeypatch.setattr(staged_file, "_GATHERED", len(DATA))
+    monkeypatch.setattr(BoundedQueue, "drop", polled)
+    with pytest.raises(IntegrityError, match="not what it should be"), store.stage("a", take) as staged:
+        staged.write(DATA)
+        assert failed.wait(60)
+        staged.write(DATA * 3)
+        staged.seal()
+    assert store.names() == []
+
+
+def test_a_file_that_is_closed_holds_no_buffers(store: LocalStore) -> None:
+    """Hundreds are sealed before the first is published."""
+
+    def buffers() -> int:
+        gc.collect()
+        return sum(isinstance(each, memoryview) and each.nbytes >= 1 << 20 for each in gc.get_objects())
+
+    before = buffers()
+    with store.stage("a", list) as staged:
+        staged.write(DATA * 14)
+        assert buffers() > before
+        staged.seal()
+        assert buffers() <= before
+
+
+@pytest.mark.parametrize("name", ["read-back", "read-ahead"])
+def test_a_thread_that_cannot_be_had_is_said(store: LocalStore, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    start, there = threading.Thread.start, set(os.listdir("/proc/self/fd"))
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(RuntimeError, match="can't start new thread"), store.stage("a", list) as staged:
+        staged.write(DATA * 14)
+        staged.seal()
+    assert store.names() == [] and set(os.listdir("/proc/self/fd")) == there
 
 
 def test_a_small_file_takes_no_thread(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
