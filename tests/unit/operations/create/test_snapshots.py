@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -30,8 +31,8 @@ from tests.support.set_factory import in_memory
 
 
 @pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    yield Stack(tmp_path_factory.mktemp("stack"))
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    yield Stack(tmp_path / "stack")
 
 
 def files(stack: Stack) -> list[str]:
@@ -179,12 +180,12 @@ def test_it_gives_way(stack: Stack) -> None:
 
 
 def test_a_cleanup_thins_them_out(stack: Stack) -> None:
-    """After ten days of one a quarter of an hour, in which files come and go; read anew from the disk each time."""
+    """After nine days of two a quarter of an hour apart, twice a day, in which files come and go."""
     (stack.media / "a").write_bytes(os.urandom(3000))
     stack.now = datetime.now(UTC).replace(hour=1, minute=0, second=0, microsecond=0) - timedelta(days=9)
     begin = stack.now
     for hour in range(0, 9 * 24, 12):
-        for quarter in range(3):
+        for quarter in range(2):
             stack.now = begin + timedelta(hours=hour, minutes=15 * quarter)
             (stack.media / "now").write_bytes(os.urandom(2000))
             stack.night() if not (hour % 24 or quarter) else stack.snapshot()
