@@ -180,15 +180,15 @@ def test_it_gives_way(stack: Stack) -> None:
 
 
 def test_a_cleanup_thins_them_out(stack: Stack) -> None:
-    """After nine days of two a quarter of an hour apart, twice a day, in which files come and go."""
+    """After nine days of three at noon, a quarter of an hour apart, in which files come and go."""
     (stack.media / "a").write_bytes(os.urandom(3000))
     stack.now = datetime.now(UTC).replace(hour=1, minute=0, second=0, microsecond=0) - timedelta(days=9)
     begin = stack.now
     for hour in range(0, 9 * 24, 12):
-        for quarter in range(2):
+        for quarter in range(3 if hour % 24 else 1):
             stack.now = begin + timedelta(hours=hour, minutes=15 * quarter)
             (stack.media / "now").write_bytes(os.urandom(2000))
-            stack.night() if not (hour % 24 or quarter) else stack.snapshot()
+            stack.snapshot() if hour % 24 else stack.night()
     app, now = stack.app(), stack.now + timedelta(minutes=30)
     policy = retention_policy(app.settings)
     context = PruneContext(catalog=app.catalog, records=app.records, lock=app.lock, clock=lambda: now, policy=policy)
