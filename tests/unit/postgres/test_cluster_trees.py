@@ -16,12 +16,13 @@ from backup.docker.container import DataPlace
 from backup.errors import DatabaseUnavailable, RestoreFailed, RestoreUnfinished
 from backup.postgres import cluster_trees
 from backup.postgres.cluster_trees import ClusterTree, ClusterTrees, look_at
+from tests.support.examples import every
 
 STAMP = "20261128160500"
 # What the server makes; and what is the operator's.
 MADE = ("PG_VERSION", "base", "global", "pg_wal", "pg_xact")
 STAYS = ("postgresql.conf", "pg_hba.conf", "server.key", "conf.d", "log")
-FULL = bool(os.environ.get("FULL_SWEEP"))
+EVERY = every(7)
 SIDES: tuple[ClusterTree, ClusterTree] = ("new", "old")
 MOVES = 2 * len(MADE)
 MOVE = 'mv "$1/$3" "$2/$3"'
@@ -129,12 +130,13 @@ def test_both_ways(server: Server) -> None:
     assert [path.name for path in server.folder.glob("pgsql*")] == []
 
 
+@pytest.mark.search
 @pytest.mark.parametrize("first", range(1, MOVES + 1))
 def test_ended_behind_any_rename_it_goes_on_or_turns_round(server: Server, first: int) -> None:
     """Ended once, then once more in either direction behind any rename, then completed in either."""
     # Each of the ways on is tried behind one or two of the first.
     ways = list(itertools.product(range(MOVES + 1), SIDES, SIDES))
-    for second, turn, last in ways if FULL else ways[first % 7 :: 7]:
+    for second, turn, last in ways[first % EVERY :: EVERY]:
         server.settle("old")
         is_sound(server, "old")
         server.settle("new", first)

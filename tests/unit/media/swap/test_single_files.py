@@ -18,11 +18,12 @@ from backup.cli import serve
 from backup.errors import EngineError, RestoreUnfinished
 from backup.media.selection import Chosen
 from backup.media.swap import single_files
+from tests.support.examples import every
 from tests.support.sidecar import Sidecar
 
 PATHS = (b"a", b"folder", b"gone/c")
 _CALLS = ("rename", "fsync", "unlink", "link", "mkdir", "open")
-EVERY = 1 if os.environ.get("FULL_SWEEP") else 3
+EVERY = every(3)
 
 
 @pytest.fixture
@@ -91,6 +92,7 @@ def kills(first: int = 0, every: int = 1) -> Iterator[int]:
 
 
 @pytest.mark.long
+@pytest.mark.search
 @pytest.mark.parametrize(("exchange", "links"), [(True, True), (False, True), (False, False)])
 def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange: bool, links: bool) -> None:
     states = []
