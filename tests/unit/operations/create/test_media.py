@@ -210,15 +210,15 @@ def test_the_space_that_sets_share_is_told(stack: Stack) -> None:
 
 def test_the_page_restores_a_chain_by_hand(stack: Stack) -> None:
     fill(stack.media)
-    for number in range(12):
+    for number in range(14):
         (stack.media / f"n{number}").write_bytes(os.urandom(2000))
         if number % 4 == 3:
             (stack.media / f"n{number - 3}").unlink()
         stored = stack.night()
-    (stack.media / "n10").rename(stack.media / "it's a \\ tab\t")
-    (stack.media / "n11").chmod(0o4750)
-    os.utime(stack.media / "n11", ns=(0, -1_500_000_000))
-    os.link(stack.media / "n11", stack.media / "further")
+    (stack.media / "n12").rename(stack.media / "it's a \\ tab\t")
+    (stack.media / "n13").chmod(0o4750)
+    os.utime(stack.media / "n13", ns=(0, -1_500_000_000))
+    os.link(stack.media / "n13", stack.media / "further")
     stored = stack.night()
     assert len(stored.manifest.packs) > 10
     page = (stored.directory / "RESTORE.txt").read_text()
