@@ -40,7 +40,7 @@ class Churn:
         self.looks: dict[str, object] = {}
         self.sets: list[StoredSet] = []
         (stack.media / "awkward").mkdir()
-        fill(stack.media / "awkward")
+        fill(stack.media / "awkward", 1 << 18)
         for night in range(nights):
             (stack.media / f"upload-{night}").write_bytes(os.urandom(20_000))
             (stack.media / "report").write_bytes(os.urandom(large))

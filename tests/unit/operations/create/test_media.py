@@ -122,7 +122,7 @@ def test_a_pack_that_is_not_the_one_is_damage(stack: Stack, what: str) -> None:
 
 
 def test_a_file_is_read_out_of_its_pack(stack: Stack) -> None:
-    fill(stack.media)
+    fill(stack.media, 1 << 18)
     (stack.media / "x").mkdir()
     (stack.media / "x" / "big").write_bytes(os.urandom(3 << 20))
     stack.night()
@@ -154,7 +154,7 @@ def test_single_files_are_put_back(stack: Stack) -> None:
 
 
 def test_an_export_needs_no_packs(stack: Stack) -> None:
-    fill(stack.media)
+    fill(stack.media, 1 << 18)
     stack.night()
     (stack.media / "later").write_bytes(b"later")
     stored = stack.night()
@@ -209,7 +209,7 @@ def test_the_space_that_sets_share_is_told(stack: Stack) -> None:
 
 
 def test_the_page_restores_a_chain_by_hand(stack: Stack) -> None:
-    fill(stack.media)
+    fill(stack.media, 1 << 18)
     for number in range(14):
         (stack.media / f"n{number}").write_bytes(os.urandom(2000))
         if number % 4 == 3:

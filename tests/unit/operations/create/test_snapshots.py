@@ -42,7 +42,7 @@ def files(stack: Stack) -> list[str]:
 
 
 def test_what_has_changed_is_a_set_and_what_has_not_is_none(stack: Stack) -> None:
-    fill(stack.media)
+    fill(stack.media, 1 << 18)
     night = stack.night()
     before = files(stack)
     assert stack.snapshot().id == night.id
