@@ -87,8 +87,8 @@ def _no_links(*_: object, **__: object) -> None:
     raise OSError(errno.EPERM, "Operation not permitted")
 
 
-def kills(first: int = 0, every: int = 1) -> Iterator[int]:
-    yield from range(5 + first, 200, every)
+def kills(first: int = 0, step: int = 1) -> Iterator[int]:
+    yield from range(5 + first, 200, step)
 
 
 @pytest.mark.long
