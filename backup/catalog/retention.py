@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Final
 
 from pydantic import AwareDatetime
@@ -226,7 +226,7 @@ class _Judge:
         self._identity = identity or (identity_of(newest) if newest else None)
         known = {identity_of(stored) for stored in sets} - {None}
         self._alone = known <= {self._identity}
-        self._counted = [s for s in sets if s.verified and self.dated(s) and self.ours(s)]
+        self._counted = newest_first(s for s in sets if s.verified and self.dated(s) and self.ours(s))
         self._protected = dict(self._protect(sets))
         self._old_safety = {stored.id for stored in old_safety_sets(filter(self.ours, sets), now, gaps)}
         self._thinned = thinned(filter(self.dated, sets), lambda stored: _lived(stored, now, gaps))
@@ -309,7 +309,7 @@ class _Judge:
 
     def _of(self, tier: Tier, component: str) -> list[StoredSet]:
         """The counted sets of a tier that hold this component, newest first; for a snapshot, any can take its place."""
-        return newest_first(s for s in self._counted if _may_replace(s, tier) and component in self._components(s))
+        return [s for s in self._counted if _may_replace(s, tier) and component in self._components(s)]
 
     def _components(self, stored: StoredSet) -> list[str]:
         """What a set is kept for: the database and each volume, without those that were forgotten after it."""
@@ -319,19 +319,19 @@ class _Judge:
 
     def _protect(self, sets: Iterable[StoredSet]) -> Iterator[tuple[str, str]]:
         """(id, reason) of the sets that no age removes; a later reason is the better one."""
-        present = [stored for stored in sets if stored.good and self.dated(stored) and self.ours(stored)]
-        components = sorted({component for stored in present for component in self._components(stored)})
-        for tier in Tier:
+        here = [stored for stored in newest_first(sets) if self.dated(stored) and self.ours(stored)]
+        present = [(stored, self._components(stored)) for stored in here if stored.good]
+        components = sorted({component for _, held in present for component in held})
+        for tier in {stored.tier for stored in here}:
             for component in components:
                 minimum = self._of(tier, component)[: self._policy.minimum]
                 for stored in (each for each in minimum if each.tier is tier):
                     yield stored.id, f"one of the newest {len(minimum)} verified {tier} sets with {component}"
-            proven = newest_first(s for s in present if s.tier is tier and s.proven)
             for component in components:
-                good = newest_first(s for s in present if _may_replace(s, tier) and component in self._components(s))
-                for stored in (each for each in good[:1] if each.tier is tier):
+                good = (stored for stored, held in present if _may_replace(stored, tier) and component in held)
+                for stored in (each for each in islice(good, 1) if each.tier is tier):
                     yield stored.id, f"the newest good {tier} set with {component}"
-            for stored in proven[:1]:
+            for stored in [stored for stored, _ in present if stored.tier is tier and stored.proven][:1]:
                 yield stored.id, f"the newest proven {tier} set"
 
 

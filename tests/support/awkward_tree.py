@@ -26,6 +26,7 @@ def acl(user: int) -> bytes:
 def look(root: Path, skip: bytes = b"\0") -> dict[bytes, tuple[object, ...]]:
     """Everything about every entry, by path; but what begins with `skip` in the root."""
     names: dict[tuple[int, int], bytes] = {}
+    digests: dict[bytes, str] = {}
     found = {}
     top = os.fsencode(root)
     paths = [top]
@@ -37,9 +38,11 @@ def look(root: Path, skip: bytes = b"\0") -> dict[bytes, tuple[object, ...]]:
         at = os.lstat(path)
         digest = first = link = None
         if stat.S_ISREG(at.st_mode):
-            with open(path, "rb") as file:
-                digest = (hashlib.file_digest(file, "sha256").hexdigest(), at.st_size, at.st_blocks // 16)
             first = names.setdefault((at.st_dev, at.st_ino), path[len(top) :])
+            if first not in digests:
+                with open(path, "rb") as file:
+                    digests[first] = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = (digests[first], at.st_size, at.st_blocks // 16)
         if stat.S_ISLNK(at.st_mode):
             link = os.readlink(path)
         attributes = {n: os.getxattr(path, n, follow_symlinks=False) for n in os.listxattr(path, follow_symlinks=False)}
@@ -48,8 +51,8 @@ def look(root: Path, skip: bytes = b"\0") -> dict[bytes, tuple[object, ...]]:
     return found
 
 
-def fill(root: Path) -> None:
-    """Put every kind of thing that the archiver stores into `root`."""
+def fill(root: Path, mib: int = 1 << 20) -> None:
+    """Put every kind of thing that the archiver stores into `root`; less of each where a MiB is said to be less."""
     top = os.fsencode(root)
     for number, name in enumerate(ODD_NAMES):
         path = os.path.join(top, name)
@@ -61,9 +64,9 @@ def fill(root: Path) -> None:
     folder = root / "folder"
     folder.mkdir()
     (folder / "empty folder").mkdir(mode=0o700)
-    for name, size in (("large", 5 << 20), ("exact", 512), ("one", 1), ("empty", 0)):
+    for name, size in (("large", 5 * mib), ("exact", 512), ("one", 1), ("empty", 0)):
         (folder / name).write_bytes(os.urandom(size))
-    _holes(folder)
+    _holes(folder, mib)
     os.link(folder / "large", root / "another name")
     os.link(folder / "large", root / ("z" * 200))
     (root / "link to nothing").symlink_to("/nowhere/" + "long" * 60)
@@ -86,9 +89,9 @@ def fill(root: Path) -> None:
     os.utime(root, ns=(1, 1_100_000_000_000_000_007))
 
 
-def _holes(folder: Path) -> None:
-    for name, offsets in (("hole", ()), ("holes", (0, 1 << 20, (4 << 20) - 3)), ("hole at end", (4096,))):
+def _holes(folder: Path, mib: int) -> None:
+    for name, offsets in (("hole", ()), ("holes", (0, mib, 4 * mib - 3)), ("hole at end", (4096,))):
         with open(folder / name, "wb") as file:
             for offset in offsets:
                 os.pwrite(file.fileno(), b"abc", offset)
-            file.truncate(4 << 20)
+            file.truncate(4 * mib)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
@@ -35,6 +36,11 @@ def register() -> None:
 def thinned(cases: Sequence[T], every: int) -> Sequence[T]:
     """All of the cases in `make fuzz`, else the first and the last and each of so many between them."""
     return cases if settings().max_examples > _USUAL else [*cases[:-1:every], cases[-1]]
+
+
+def every(count: int) -> int:
+    """The step by which a sweep goes: 1 in `make fuzz` and with FULL_SWEEP=1."""
+    return 1 if os.environ.get("FULL_SWEEP") or settings().max_examples > _USUAL else count
 
 
 def examples(count: int) -> settings:

@@ -17,20 +17,19 @@ _SET = KNOWN & os.environ.keys()
 
 
 @pytest.fixture(autouse=True)
-def nobodys_settings() -> Iterator[None]:
-    """Hide what is set around the tests."""
+def nobodys() -> Iterator[None]:
+    """Hide the settings around the tests, take memory for a disk, as which it serves here, and keep the umask.
+
+    A command that is run inside of the test's own process sets its own, which every later test would have. One fixture
+    for all: each costs every test a tenth of a millisecond.
+    """
+    before = os.umask(0o022)
+    os.umask(before)
     with pytest.MonkeyPatch.context() as patch:
         for name in _SET:
             patch.delenv(name)
+        patch.setattr(filesystem, "MEMORY", frozenset())
         yield
-
-
-@pytest.fixture(autouse=True)
-def umask() -> Iterator[None]:
-    """A command that is run inside of the test's own process sets its own, which every later test would have."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
     os.umask(before)
 
 
@@ -39,12 +38,6 @@ def memory() -> Iterator[Path]:
     """A directory in memory, where thousands of files and syncs cost nothing."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="obcms-unit-", ignore_cleanup_errors=True) as made:
         yield Path(made)
-
-
-@pytest.fixture(autouse=True)
-def memory_is_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take memory for a disk, as which it serves here."""
-    monkeypatch.setattr(filesystem, "MEMORY", frozenset())
 
 
 @pytest.fixture

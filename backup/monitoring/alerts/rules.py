@@ -91,10 +91,7 @@ def _past(state: State, now: datetime) -> State:
     def past(times: Iterable[datetime]) -> tuple[datetime, ...]:
         return tuple(moment for moment in times if moment <= now)
 
-    known = {
-        name: each.model_copy(update={"since": min(each.since, now), "told": past(each.told)})
-        for name, each in state.known.items()
-    }
+    known = {name: _with(each, since=min(each.since, now), told=past(each.told)) for name, each in state.known.items()}
     unwell = state.unwell and min(state.unwell, now)
     return state.model_copy(update={"known": known, "unwell": unwell, "sent": past(state.sent)})
 
@@ -119,8 +116,9 @@ def _observe(state: State, health: Health, runs: Sequence[Run], now: datetime, p
 def _stand(before: Mapping[str, Known], reasons: Sequence[Finding], now: datetime, policy: Policy) -> dict[str, Known]:
     """What is known, with the reasons of health that stand now."""
     standing = dict(list({f"{each.level} {cause(each.text)}": each for each in reasons}.items())[:_CLASSES])
-    over = {"stands": False, "settled": False}
-    known = {name: each if name in standing else each.model_copy(update=over) for name, each in before.items()}
+    known = {
+        name: each if name in standing else _with(each, stands=False, settled=False) for name, each in before.items()
+    }
     gone = [each for name, each in before.items() if each.level == "fail" and each.stands and name not in standing]
     # Words that change from look to look are one cause: it stands since the first of them, and has one limit.
     since = min([now, *(each.since for each in gone if each.count or not each.settled)])
@@ -130,7 +128,7 @@ def _stand(before: Mapping[str, Known], reasons: Sequence[Finding], now: datetim
         old = known.get(name) or Known(level="fail" if fail else "warn", since=now)
         if not old.stands:
             told = tuple(sorted({*old.told, *spent}))[-AT_ONCE:] if fail else old.told
-            old = old.model_copy(update={"since": since if fail else now, "stands": True, "told": told})
+            old = _with(old, since=since if fail else now, stands=True, told=told)
         settles = not old.settled and (not fail or now - old.since >= SETTLE)
         new = settles if fail else not (old.count or _is_recent(old, now, policy))
         known[name] = _with_text(old, reason.text, reason.hint, count=old.count + new, settled=old.settled or settles)
@@ -139,7 +137,12 @@ def _stand(before: Mapping[str, Known], reasons: Sequence[Finding], now: datetim
 
 def _with_text(each: Known, text: str, hint: str, **update: object) -> Known:
     """One line harmless to show: the memory is bounded, whatever a run says."""
-    return each.model_copy(update={**update, "text": messages.line(text), "hint": messages.line(hint)})
+    return _with(each, **update, text=messages.line(text), hint=messages.line(hint))
+
+
+def _with(each: Known, **update: object) -> Known:
+    """A copy that differs so, or the same: from look to look little changes."""
+    return each if all(getattr(each, name) == new for name, new in update.items()) else each.model_copy(update=update)
 
 
 def _bounded(known: Mapping[str, Known], now: datetime, policy: Policy) -> dict[str, Known]:

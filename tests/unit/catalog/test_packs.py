@@ -19,10 +19,11 @@ from backup.operations.verify.run import check_set
 from backup.progress import Silent
 from backup.storage import directory
 from tests.support.awkward_tree import look
+from tests.support.examples import every
 from tests.support.increments import Stack
 
 CALLS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
-EVERY = 1 if os.environ.get("FULL_SWEEP") else 3
+EVERY = every(4)
 
 
 @pytest.fixture
@@ -160,6 +161,7 @@ class Killing:
         os._exit(0)
 
 
+@pytest.mark.search
 def test_a_kill_while_a_set_is_made_leaves_all_sets_whole(stack: Stack) -> None:
     sets, looks = three(stack)
     (stack.media / "new").write_bytes(os.urandom(10_000))
@@ -180,6 +182,7 @@ def test_a_kill_while_a_set_is_made_leaves_all_sets_whole(stack: Stack) -> None:
         assert set(stack.packs()) == listed, number
 
 
+@pytest.mark.search
 def test_a_kill_while_a_set_is_removed_leaves_the_others_whole(stack: Stack) -> None:
     sets, looks = three(stack)
     for number in Killing(stack).each(lambda: (remove(stack, sets[0]), remove(stack, sets[1]))):

@@ -364,8 +364,9 @@ def test_what_was_packed_just_now_is_found(monkeypatch: pytest.MonkeyPatch, tmp_
     known.close()
 
 
-def test_files_that_are_alike_cost_little(chain: Chain) -> None:
+def test_files_that_are_alike_cost_little(memory: Path) -> None:
     """Empty ones above all: when content was looked up, each was compared with all before it."""
+    chain = Chain(memory)
     for number in range(6000):
         (chain.root / f"{number:05}").touch()
     (chain.root / "content").write_bytes(b"content")
@@ -377,7 +378,8 @@ def test_files_that_are_alike_cost_little(chain: Chain) -> None:
     chain.same()
 
 
-def test_many_small_files_cost_little(chain: Chain) -> None:
+def test_many_small_files_cost_little(memory: Path) -> None:
+    chain = Chain(memory)
     for number in range(3000):
         (chain.root / f"{number:05}").write_bytes(number.to_bytes(4, "big"))
     chain.night()

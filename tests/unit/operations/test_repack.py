@@ -41,7 +41,7 @@ class Churn:
         self.looks: dict[str, object] = {}
         self.sets: list[StoredSet] = []
         (stack.media / "awkward").mkdir()
-        fill(stack.media / "awkward")
+        fill(stack.media / "awkward", 1 << 18)
         for night in range(nights):
             (stack.media / f"upload-{night}").write_bytes(os.urandom(20_000))
             (stack.media / "report").write_bytes(os.urandom(large))
@@ -210,6 +210,7 @@ def test_nothing_is_written_anew_while_it_is_not_known_what_is_needed(stack: Sta
         assert (stack.root / "packs" / pack.file).read_bytes() == before[pack.file]
 
 
+@pytest.mark.search
 def test_a_kill_at_any_call_leaves_every_set_whole(stack: Stack) -> None:
     churn = Churn(stack, 4, large=60_000)
     churn.remove(1, 2)

@@ -73,6 +73,8 @@ def marked(pieces: list[bytes], level: int = 1) -> tuple[bytes, list[int]]:
 def test_a_stream_can_be_entered_at_its_marks(parts: list[tuple[bytes, int]], level: int, step: int) -> None:
     pieces = [data[:size] for data, size in parts]
     stored, marks = marked(pieces, level)
+    # Nothing is said by millions of blocks of a byte; small parts are read so.
+    step = max(step, len(stored) // 1000)
     assert standard.decompress(stored) == b"".join(pieces)
     assert len(marks) == len(pieces) and marks == sorted(marks) and marks[0] == 10
     for piece, begin in zip(pieces, marks, strict=True):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,12 @@ from backup.cli import serve
 from backup.errors import EngineError, RestoreUnfinished
 from backup.media.selection import Chosen
 from backup.media.swap import single_files
+from tests.support.examples import every
 from tests.support.sidecar import Sidecar
 
 PATHS = (b"a", b"folder", b"gone/c")
 _CALLS = ("rename", "fsync", "unlink", "link", "mkdir", "open")
+EVERY = every(3)
 
 
 @pytest.fixture
@@ -84,15 +87,16 @@ def _no_links(*_: object, **__: object) -> None:
     raise OSError(errno.EPERM, "Operation not permitted")
 
 
-def kills() -> Iterator[int]:
-    yield from range(5, 200)
+def kills(first: int = 0, step: int = 1) -> Iterator[int]:
+    yield from range(5 + first, 200, step)
 
 
 @pytest.mark.long
+@pytest.mark.search
 @pytest.mark.parametrize(("exchange", "links"), [(True, True), (False, True), (False, False)])
 def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange: bool, links: bool) -> None:
     states = []
-    for number in kills():
+    for number in kills(random.randrange(EVERY), EVERY):
         root = tmp_path / str(number)
         (root / "folder").mkdir(parents=True)
         (root / "a").write_text("old")
