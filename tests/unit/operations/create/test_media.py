@@ -210,17 +210,17 @@ def test_the_space_that_sets_share_is_told(stack: Stack) -> None:
 
 def test_the_page_restores_a_chain_by_hand(stack: Stack) -> None:
     fill(stack.media, 1 << 18)
-    for number in range(14):
+    for number in range(30):
         (stack.media / f"n{number}").write_bytes(os.urandom(2000))
-        if number % 4 == 3:
+        if number % 10 == 9:
             (stack.media / f"n{number - 3}").unlink()
         stored = stack.night()
-    (stack.media / "n12").rename(stack.media / "it's a \\ tab\t")
-    (stack.media / "n13").chmod(0o4750)
-    os.utime(stack.media / "n13", ns=(0, -1_500_000_000))
-    os.link(stack.media / "n13", stack.media / "further")
+    (stack.media / "n28").rename(stack.media / "it's a \\ tab\t")
+    (stack.media / "n29").chmod(0o4750)
+    os.utime(stack.media / "n29", ns=(0, -1_500_000_000))
+    os.link(stack.media / "n29", stack.media / "further")
     stored = stack.night()
-    assert len(stored.manifest.packs) > 10
+    assert len(stored.manifest.packs) > 25
     page = (stored.directory / "RESTORE.txt").read_text()
     script = "".join(f"{line[4:]}\n" for line in page.splitlines() if line.startswith("    "))
     done = subprocess.run(
