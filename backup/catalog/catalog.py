@@ -94,8 +94,10 @@ class Catalog:
 
     def sets(self, tier: Tier | None = None) -> list[StoredSet]:
         """Every set, newest first."""
+        found, needed = list[StoredSet](), self.packs
         with _uncollected():
-            found = [stored for each in ([tier] if tier else Tier) for stored in self.sets_in(self.root / each, each)]
+            for each in [tier] if tier else Tier:
+                found += self.sets_in(self.root / each, each, needed=needed)
         return newest_first(found)
 
     def find(self, query: str) -> StoredSet:
@@ -275,9 +277,11 @@ class Catalog:
             replace(store, name, verdict.model_dump_json(indent=2).encode(), locked=locked)
         return verdict
 
-    def sets_in(self, directory: Path, tier: Tier | None = None, only: str = "") -> Iterator[StoredSet]:
-        """The sets (of one tier, or one of them `only`) whose files lie in a directory."""
-        reader = SetReader(LocalStore(directory), self.zone, self.identity, self._publishes)
+    def sets_in(
+        self, directory: Path, tier: Tier | None = None, only: str = "", needed: packs.PackFolder | None = None
+    ) -> Iterator[StoredSet]:
+        """The sets (of one tier, or one of them `only`) whose files lie in a directory; `needed` are their packs."""
+        reader = SetReader(LocalStore(directory), self.zone, self.identity, self._publishes, needed)
         own = tier if tier and directory == self.root / tier else None
         return reader.sets(tier, only, self._cache(own) if own else None)
 
