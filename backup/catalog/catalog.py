@@ -30,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 
 from backup.catalog import delete, packs, pins, quarantine
 from backup.catalog.manifest_cache import ManifestCache
+from backup.catalog.packs import PackFolder
 from backup.catalog.restore_page import PAGE
 from backup.catalog.set_reader import BareVerdict, SetReader, bare_verdict, verdict_of
 from backup.errors import BackupError, NotFound, StoreError
@@ -137,9 +138,9 @@ class Catalog:
         return identifier
 
     @property
-    def packs(self) -> packs.PackFolder:
+    def packs(self) -> PackFolder:
         """The packs that sets need, as they are now."""
-        return packs.PackFolder(self.root / packs.PACKS_FOLDER)
+        return PackFolder(self.root / packs.PACKS_FOLDER)
 
     def publish(self, manifest: Manifest, staged: Sequence[StagedFile], new: Sequence[StagedFile] = ()) -> None:
         """Make a sealed set visible: its `new` packs first, its files, the manifest last. A kill or an error before
@@ -278,7 +279,7 @@ class Catalog:
         return verdict
 
     def sets_in(
-        self, directory: Path, tier: Tier | None = None, only: str = "", needed: packs.PackFolder | None = None
+        self, directory: Path, tier: Tier | None = None, only: str = "", needed: PackFolder | None = None
     ) -> Iterator[StoredSet]:
         """The sets (of one tier, or one of them `only`) whose files lie in a directory; `needed` are their packs."""
         reader = SetReader(LocalStore(directory), self.zone, self.identity, self._publishes, needed)
@@ -288,11 +289,12 @@ class Catalog:
     def _cache(self, tier: Tier) -> ManifestCache:
         return self._caches.setdefault(tier, ManifestCache(self.root, tier, self._clock))
 
+    def read_again(self, stored: StoredSet, needed: PackFolder | None = None) -> StoredSet | None:
+        """A set that was listed, as its files are now, whatever is remembered of them; None where it has gone."""
+        return next(self.sets_in(stored.directory, stored.tier, only=stored.id, needed=needed), None)
+
     def _read_whole(self, stored: StoredSet) -> StoredSet:
-        """The set as its files are now, whatever is remembered of them."""
-        if not stored.remembered:
-            return stored
-        return next(self.sets_in(stored.directory, stored.tier, only=stored.id), stored)
+        return (self.read_again(stored) if stored.remembered else None) or stored
 
     def _publishes(self, manifest: str) -> bool:
         """Whether a set is being published whose manifest gets that name last."""

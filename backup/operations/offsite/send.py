@@ -266,7 +266,7 @@ class Sending:
 
     def _still_there(self, local: Manifest) -> None:
         """Nobody may think that a set is kept twice which was removed or changed here meanwhile."""
-        now = next((s for s in self.context.catalog.sets(self.stored.tier) if s.id == self.stored.id), None)
+        now = self.context.catalog.read_again(self.stored)
         if now is None:
             raise self._gone("it was removed here meanwhile")
         if not now.good or now.manifest != local:
