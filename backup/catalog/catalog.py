@@ -107,6 +107,10 @@ class Catalog:
         `latest` is never a safety set: that holds what somebody has just replaced; nor a snapshot, which has no
         database; nor one dated ahead of the clock.
         """
+        tier = next((each for each in Tier if query.startswith(f"{each}_")), None)
+        named = next(self.sets_in(self.root / tier, tier, only=query), None) if tier else None
+        if named and not named.derived:  # which may be called otherwise, too
+            return named
         sets = self.sets()
         if query == "latest":
             all_good = [s for s in sets if s.good and s.backup]
