@@ -198,6 +198,18 @@ def test_an_export_needs_no_packs(stack: Stack) -> None:
         adopt([stored.directory], None, replace(context, catalog=third.app().catalog))
 
 
+def test_the_sets_here_are_read_once_however_many_are_imported(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stack.media / "a").write_bytes(b"a")
+    made = [stack.night("full").id for _ in range(3)]
+    place = Stack(stack.base / "other").app()
+    readings, sets = list[Catalog](), Catalog.sets
+    monkeypatch.setattr(Catalog, "sets", lambda catalog, *tier: readings.append(catalog) or sets(catalog, *tier))
+    context = Context(catalog=place.catalog, records=place.records, lock=place.lock)
+    done = adopt([stack.root / "daily"], None, context)
+    assert done.new == made and len(readings) == 1
+    assert done.newest and done.newest.id == made[-1]
+
+
 def test_a_damaged_pack_is_not_exported(stack: Stack) -> None:
     (stack.media / "a").write_bytes(os.urandom(50_000))
     stored = stack.night()
