@@ -136,12 +136,12 @@ def test_a_pack_that_comes_while_tiers_are_read_is_there(stack: Stack, monkeypat
     three(stack)
     catalog, read, comes = stack.app().catalog, Catalog.sets_in, [Tier.WEEKLY]
 
-    def reading(catalog: Catalog, folder: Path, tier: Tier, **words: Any) -> list[StoredSet]:
+    def reading(catalog: Catalog, folder: Path, tier: Tier, **words: Any) -> Iterator[StoredSet]:
         if tier in comes:
             comes.clear()
             (stack.media / "new").write_bytes(b"new")
             stack.night(tier=tier)
-        return list(read(catalog, folder, tier, **words))
+        return read(catalog, folder, tier, **words)
 
     monkeypatch.setattr(Catalog, "sets_in", reading)
     assert (found := catalog.sets()[0]).tier is Tier.WEEKLY and found.good
