@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +21,7 @@ from backup.operations.offsite import prune as pruning
 from backup.operations.offsite import upload, verify_copies
 from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.fetch import pull_set, pull_to, temporarily
-from backup.operations.offsite.remote_state import BookFile
+from backup.operations.offsite.remote_state import Book, BookFile, StoredObject
 from backup.operations.verify.run import check_set, verify_set
 from backup.progress import Silent
 from tests.support.awkward_tree import look
@@ -124,6 +126,34 @@ def test_the_sets_here_are_listed_and_the_book_is_read_once_for_all_that_are_the
     monkeypatch.setattr(BookFile, "read", lambda book: calls.update(["book"]) or read(book))
     assert copied.upload().same == 3
     assert calls == {"sets": 2, "book": 3}, "and once each for what is left, for the folder, and for the time of it"
+
+
+def test_what_is_known_of_a_pack_is_written_once_whichever_sets_need_it(copied: Copied) -> None:
+    copied.upload()
+    file = copied.context().book
+    book, data = file.read(), json.loads(file.path.read_bytes())
+    shared = Counter(key for copy in book.copies.values() for key in copy.items)
+    assert set(data["shared"]) == {key for key, count in shared.items() if count > 1} != set()
+    assert not any(set(data["shared"]) & set(copy["items"]) for copy in data["book"]["copies"].values())
+    # As a release before wrote it, it is the same; one in which something is missing is none.
+    file.path.write_text(book.model_dump_json())
+    assert file.read() == book and {copy.held for copy in book.copies.values()} == {True}
+    file.change(lambda known: known.model_copy(update={"looked": None}))
+    known = file.read()
+    assert known.copies == book.copies and known.looked is None
+    # What one copy knows otherwise is its own.
+    first, (key, item) = next(iter(book.copies.values())), next(iter(first_shared(book, shared)))
+    other = first.model_copy(update={"items": first.items | {key: item.model_copy(update={"size": 1})}})
+    assert file.change(lambda known: known.with_copy(other)) == file.read()
+    assert file.read().copies[first.id].items[key].size == 1
+    data["shared"].pop(next(iter(data["shared"])))
+    file.path.write_text(json.dumps(data))
+    assert file.read() == Book()
+
+
+def first_shared(book: Book, shared: Counter[str]) -> Iterator[tuple[str, StoredObject]]:
+    copy = next(iter(book.copies.values()))
+    return ((key, item) for key, item in copy.items.items() if shared[key] > 1)
 
 
 def test_a_set_is_not_there_before_its_packs_are(copied: Copied) -> None:
