@@ -14,7 +14,9 @@ import pyrage
 import pytest
 from rich.console import Console
 
+from backup.app import doctor_checks
 from backup.app.doctor_checks import keys
+from backup.catalog.catalog import Catalog
 from backup.cli.doctor import doctor_lines, doctor_page
 from backup.config import loader
 from backup.docker.container import Container
@@ -85,6 +87,22 @@ def container(service: str, *mounts: dict[str, Any], running: bool = True) -> Co
 
 def mount(name: str, *, writable: bool = True) -> dict[str, Any]:
     return {"Type": "volume", "Name": name, "Destination": "/m", "RW": writable}
+
+
+def test_the_sets_are_read_once_for_all_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = list[Catalog]()
+    monkeypatch.setattr(Catalog, "sets", lambda catalog: readings.append(catalog) or [])
+    given = {"BACKUP_DIR": str(tmp_path), "BACKUP_VOLUMES_DIR": str(tmp_path)}
+    # No engine and no database is needed to say what the sets say.
+    given |= {"DB_HOST": "127.0.0.1", "DB_PORT": "1", "DB_USER": "nobody", "DB_NAME": "none"}
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    checks = [each for each in diagnosed(given) if each.topic in ("volumes", "backups", "space", "clock", "encryption")]
+    lines = examine(checks)
+    assert len(readings) == 1 and {"backups", "encryption"} <= {line.topic for line in lines}
+
+
+def diagnosed(given: dict[str, str]) -> list[Check]:
+    return doctor_checks._Doctor(loader.load_settings(given), []).checks(notify=False, put=False)
 
 
 def test_a_check_that_fails_hides_no_other() -> None:
