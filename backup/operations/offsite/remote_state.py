@@ -132,10 +132,11 @@ class _Shared(Frozen):
         own, needs = dict(book.copies), {}
         for identifier, copy in book.copies.items():
             # One that a copy knows otherwise stays its own.
-            same = [key for key, item in copy.items.items() if named[key] > 1 and shared.setdefault(key, item) == item]
+            items = copy.items.items()
+            same = {key: item for key, item in items if named[key] > 1 and shared.setdefault(key, item) == item}
             if same:
                 needs[identifier] = tuple(same)
-                left = {key: copy.items[key] for key in copy.items.keys() - same}
+                left = {key: item for key, item in items if key not in same}
                 own[identifier] = copy.model_copy(update={"items": left})
         return cls(book=book.model_copy(update={"copies": own}), shared=shared, needs=needs)
 
