@@ -110,6 +110,7 @@ class _Doctor:
             lambda: login_rights(self._source.get().login), "the database"
         )
         self._volumes = SharedFact(self._measure, "the volumes")
+        self._sets = SharedFact(self._app.catalog.sets, "the sets")
 
     def checks(self, *, notify: bool, put: bool) -> list[Check]:
         """In the order in which they are told."""
@@ -215,7 +216,7 @@ class _Doctor:
         return found
 
     def _volume_lines(self) -> Iterator[Finding]:
-        filled = filled_volumes(self._app.catalog.sets())
+        filled = filled_volumes(self._sets.get())
         yield from findings.volumes(self._volumes.get(), self._settings.allow_empty, filled)
 
     def _called(self) -> Mapping[str, str]:
@@ -255,7 +256,7 @@ class _Doctor:
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())
-        sets = self._app.catalog.sets()
+        sets = self._sets.get()
         marker = _marker(root)
         marker = f"volume {marker}" if marker else _NEW
         yield from findings.volume(len(sets), sum(stored.good for stored in sets), marker, in_memory(root), str(root))
@@ -268,7 +269,7 @@ class _Doctor:
         needed = None
         free, total = disk_space(self._settings.root)
         with contextlib.suppress(NotChecked):
-            newest = newest_database(present(self._app.catalog.sets(), datetime.now(UTC)))
+            newest = newest_database(present(self._sets.get(), datetime.now(UTC)))
             volumes = {each.name: each.bytes for each in self._volumes.borrow()}
             if newest and newest.manifest.incremental and self._settings.media == "incremental":
                 there = {part.name: part.bytes for part in newest.manifest.volumes}
@@ -276,7 +277,7 @@ class _Doctor:
             needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
         yield from findings.space(free, total, needed, self._settings.min_free_gb * 1e9)
         with contextlib.suppress(BackupError):
-            yield from savings(self._app.catalog.sets())
+            yield from savings(self._sets.get())
 
     def _clock(self) -> Iterator[Finding]:
         ahead = newest = None
@@ -284,7 +285,7 @@ class _Doctor:
             ahead = self._rights.borrow().ahead
         with contextlib.suppress(BackupError):
             moments = [run.started for run in self._app.records.all()]
-            newest = max([*moments, *(stored.time for stored in self._app.catalog.sets())], default=None)
+            newest = max([*moments, *(stored.time for stored in self._sets.get())], default=None)
         yield from findings.clock(self._settings.zone, datetime.now(UTC), ahead, newest)
 
     def _schedule(self) -> Iterator[Finding]:
@@ -334,12 +335,12 @@ class _Doctor:
                         yield ok(step.words) if step.state == "done" else warning(step.words, step.hint)
             except BackupError as error:
                 yield failure(error.message, error.hint)
-        _, found = offsite(settings, settings.root, app.catalog.sets(), app.records.all(), datetime.now(UTC))
+        _, found = offsite(settings, settings.root, self._sets.get(), app.records.all(), datetime.now(UTC))
         yield from found
 
     def _encryption(self) -> Iterator[Finding]:
         """Whether sets are encrypted, to whom, and whether anybody has opened one."""
-        yield from findings.encryption(keys(self._settings), self._app.catalog.sets())
+        yield from findings.encryption(keys(self._settings), self._sets.get())
 
 
 def keys(settings: Settings) -> Keys:

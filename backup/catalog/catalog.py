@@ -30,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 
 from backup.catalog import delete, packs, pins, quarantine
 from backup.catalog.manifest_cache import ManifestCache
+from backup.catalog.packs import PackFolder
 from backup.catalog.restore_page import PAGE
 from backup.catalog.set_reader import BareVerdict, SetReader, bare_verdict, verdict_of
 from backup.errors import BackupError, NotFound, StoreError
@@ -94,8 +95,10 @@ class Catalog:
 
     def sets(self, tier: Tier | None = None) -> list[StoredSet]:
         """Every set, newest first."""
+        found, needed = list[StoredSet](), self.packs
         with _uncollected():
-            found = [stored for each in ([tier] if tier else Tier) for stored in self.sets_in(self.root / each, each)]
+            for each in [tier] if tier else Tier:
+                found += self.sets_in(self.root / each, each, needed=needed)
         return newest_first(found)
 
     def find(self, query: str) -> StoredSet:
@@ -104,6 +107,10 @@ class Catalog:
         `latest` is never a safety set: that holds what somebody has just replaced; nor a snapshot, which has no
         database; nor one dated ahead of the clock.
         """
+        tier = next((each for each in Tier if query.startswith(f"{each}_")), None)
+        named = next(self.sets_in(self.root / tier, tier, only=query), None) if tier else None
+        if named and not named.derived:  # which may be called otherwise, too
+            return named
         sets = self.sets()
         if query == "latest":
             all_good = [s for s in sets if s.good and s.backup]
@@ -135,9 +142,9 @@ class Catalog:
         return identifier
 
     @property
-    def packs(self) -> packs.PackFolder:
+    def packs(self) -> PackFolder:
         """The packs that sets need, as they are now."""
-        return packs.PackFolder(self.root / packs.PACKS_FOLDER)
+        return PackFolder(self.root / packs.PACKS_FOLDER)
 
     def publish(self, manifest: Manifest, staged: Sequence[StagedFile], new: Sequence[StagedFile] = ()) -> None:
         """Make a sealed set visible: its `new` packs first, its files, the manifest last. A kill or an error before
@@ -275,20 +282,23 @@ class Catalog:
             replace(store, name, verdict.model_dump_json(indent=2).encode(), locked=locked)
         return verdict
 
-    def sets_in(self, directory: Path, tier: Tier | None = None, only: str = "") -> Iterator[StoredSet]:
-        """The sets (of one tier, or one of them `only`) whose files lie in a directory."""
-        reader = SetReader(LocalStore(directory), self.zone, self.identity, self._publishes)
+    def sets_in(
+        self, directory: Path, tier: Tier | None = None, only: str = "", needed: PackFolder | None = None
+    ) -> Iterator[StoredSet]:
+        """The sets (of one tier, or one of them `only`) whose files lie in a directory; `needed` are their packs."""
+        reader = SetReader(LocalStore(directory), self.zone, self.identity, self._publishes, needed)
         own = tier if tier and directory == self.root / tier else None
         return reader.sets(tier, only, self._cache(own) if own else None)
 
     def _cache(self, tier: Tier) -> ManifestCache:
         return self._caches.setdefault(tier, ManifestCache(self.root, tier, self._clock))
 
+    def read_again(self, stored: StoredSet, needed: PackFolder | None = None) -> StoredSet | None:
+        """A set that was listed, as its files are now, whatever is remembered of them; None where it has gone."""
+        return next(self.sets_in(stored.directory, stored.tier, only=stored.id, needed=needed), None)
+
     def _read_whole(self, stored: StoredSet) -> StoredSet:
-        """The set as its files are now, whatever is remembered of them."""
-        if not stored.remembered:
-            return stored
-        return next(self.sets_in(stored.directory, stored.tier, only=stored.id), stored)
+        return (self.read_again(stored) if stored.remembered else None) or stored
 
     def _publishes(self, manifest: str) -> bool:
         """Whether a set is being published whose manifest gets that name last."""

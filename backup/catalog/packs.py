@@ -11,6 +11,7 @@ A pack is there before the first manifest that names it, and goes after the last
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -68,12 +69,14 @@ class PackFolder:
         return self._problems[known]
 
     def _looked_for(self, pack: Pack) -> str:
-        status = statuses_of(self.store.directory, [pack.file])[pack.file] if pack.file in self.names else None
-        if status is None:
+        damaged = pack.file + _DAMAGED in self.names
+        # Not by its name: it may have come after these were listed, and before the manifest that names it was.
+        status = statuses_of(self.store.directory, [pack.file])[pack.file]
+        if status is None or not stat.S_ISREG(status.st_mode):
             return f"the pack {pack.file} is missing"
         if status.st_size != pack.stored_size and not self._of_size(pack, status.st_size):
             return f"the pack {pack.file} has {status.st_size:,} bytes instead of {pack.stored_size:,}"
-        return f"the pack {pack.file} is damaged" if pack.file + _DAMAGED in self.names else ""
+        return f"the pack {pack.file} is damaged" if damaged else ""
 
     def as_stored(self, pack: Pack) -> Pack:
         """A pack as its file is now, where it was written anew; else as it is named."""
@@ -143,14 +146,18 @@ class PackFolder:
 
     def note(self, pack: str, problems: Sequence[str], now: datetime, *, locked: bool = False) -> None:
         """What was found when a pack was read. StoreError where that cannot be kept. `locked`: by the lock's holder."""
+        there, gone = (_DAMAGED, _CHECKED) if problems else (_CHECKED, _DAMAGED)
         if problems:
-            self.store.remove(pack + _CHECKED)
-            replace(self.store, pack + _DAMAGED, "\n".join(problems).encode(), locked=locked)
+            self.store.remove(pack + gone)
+            replace(self.store, pack + there, "\n".join(problems).encode(), locked=locked)
         else:
             note = _Checked(time=now, file=self.store.identity(pack))
-            replace(self.store, pack + _CHECKED, note.model_dump_json().encode(), locked=locked)
-            self.store.remove(pack + _DAMAGED)
-        self._forget()
+            replace(self.store, pack + there, note.model_dump_json().encode(), locked=locked)
+            self.store.remove(pack + gone)
+        # Hundreds are noted one after the other: the folder is not listed anew for each.
+        if self._names is not None:
+            self._names = self._names - {pack + gone} | {pack + there}
+        self._problems.clear()
 
     def _forget(self) -> None:
         self._names = None

@@ -18,8 +18,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
-from backup.catalog import delete, packs, pins
+from backup.catalog import delete, pins
 from backup.catalog.manifest_cache import ManifestCache
+from backup.catalog.packs import PackFolder, packs_beside
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable
 from backup.model.backup_set import (
@@ -50,19 +51,24 @@ class BareVerdict(Verdict):
 
 
 class SetReader:
-    """Reads one directory. `publishes` says of a manifest's name whether its set is being published just now."""
+    """Reads one directory. `publishes` says of a manifest's name whether its set is being published just now; `packs`
+    are those that its sets need, if they are known."""
 
     def __init__(
-        self, store: LocalStore, zone: ZoneInfo, identity: Path | None, publishes: Callable[[str], bool]
+        self,
+        store: LocalStore,
+        zone: ZoneInfo,
+        identity: Path | None,
+        publishes: Callable[[str], bool],
+        packs: PackFolder | None = None,
     ) -> None:
         self._store, self._zone, self._identity, self._publishes = store, zone, identity, publishes
         self._listing: Mapping[str, bool] = {}
-        self._packs = packs.packs_beside(store.directory)
+        self._packs = packs or packs_beside(store.directory)
 
     def sets(self, tier: Tier | None, only: str, cache: ManifestCache | None) -> Iterator[StoredSet]:
         """The sets (of one tier, or one of them `only`), by the order of their ids."""
         self._listing = self._store.listing()
-        self._packs = packs.packs_beside(self._store.directory)
         names = {name for name, regular in self._listing.items() if regular}
         gone = delete.leaving(names)
         found = self._grouped(names, tier, gone)

@@ -75,10 +75,13 @@ def _verify_all(main: BackupVolume, *, quick: bool) -> None:
     damaged: list[str] = []
     sets = main.catalog.sets()
     with base.progress(False) as progress:
-        packs = PackChecks(main.catalog.packs, progress, several=True)
+        folder = main.catalog.packs
+        packs = PackChecks(folder, progress, several=True)
         for each in sets:
             try:
-                stored = main.find(each.query)
+                if not (stored := main.catalog.read_again(each, folder)):
+                    damaged.append(f"{each.id} was removed before it was verified")
+                    continue
                 verdict = verify_set(main.catalog, stored, progress, datetime.now(UTC), quick=quick, packs=packs)
             except BackupError as error:
                 damaged.append(f"{each.id}: {error.message}")

@@ -47,10 +47,12 @@ _MANY: Final = 100_000
 
 @dataclass
 class Adopted:
-    """What has become of it: ids of the sets that are new here, and of those that were here before."""
+    """What has become of it: ids of the sets that are new here, and of those that were here before; the `newest` good
+    one of all that are here."""
 
     new: list[str]
     known: list[str]
+    newest: StoredSet | None = None
 
 
 def adopt(paths: Sequence[Path], stream: BinaryIO | None, context: Context, wait: float = 0.0) -> Adopted:
@@ -59,7 +61,7 @@ def adopt(paths: Sequence[Path], stream: BinaryIO | None, context: Context, wait
     run = runs.Request().run(IMPORT, context.clock())
     done = Adopted([], [])
     with runs.locked(context, run, wait), runs.recorded(context, run) as recording:
-        arrived = _in_places(context.catalog, paths)
+        arrived, done.newest = _in_places(context.catalog, paths), newest_good(context.catalog.sets())
         errors: list[BackupError] = []
         for stored in sorted(arrived.sets, key=lambda each: each.time):
             with _apart(context.catalog.root, errors):
@@ -160,12 +162,13 @@ def _judged(context: Context, done: Adopted, tier: Tier | None = None) -> None:
             )
         checked.append((stored, found))
     for stored, found in checked:
+        _tell_identity(stored, done.newest)
         _list(stored, found, context)
         done.new.append(stored.id)
+        done.newest = newest_good(filter(None, (done.newest, stored)))
 
 
 def _list(stored: StoredSet, found: Checked, context: Context) -> None:
-    _tell_identity(stored, context.catalog)
     last = manifest_name(stored.id)
     names = sorted(name for name in stored.files if name != last)
     names += [last] if last in stored.files else []
@@ -227,10 +230,9 @@ def _tell_known(identifier: str, done: Adopted) -> None:
     done.known.append(identifier)
 
 
-def _tell_identity(stored: StoredSet, catalog: Catalog) -> None:
+def _tell_identity(stored: StoredSet, newest: StoredSet | None) -> None:
     """Warn of a set of another database: it is welcome, but whoever imports it should know."""
-    theirs, newest = identity_of(stored), newest_good(catalog.sets())
-    ours = identity_of(newest) if newest else None
+    theirs, ours = identity_of(stored), identity_of(newest) if newest else None
     if theirs and ours and theirs != ours:
         logger.warning(
             "{} is of another database: {}; the sets here are of {}",

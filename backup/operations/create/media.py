@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -49,14 +49,16 @@ class KnownVolume:
 
 
 class KnownVolumes:
-    """What is known of each volume, read when it is first asked for. `full`: nothing is.
+    """What is known of each volume by the sets there are, read when it is first asked for. `full`: nothing is.
 
     A `snapshot` goes on from the newest set. All others take no notice of what needs a pack of a snapshot, and so need
     none either.
     """
 
-    def __init__(self, context: CreateContext, *, full: bool, snapshot: bool = False) -> None:
-        self._context, self._full, self.snapshot = context, full, snapshot
+    def __init__(
+        self, context: CreateContext, sets: Sequence[StoredSet], *, full: bool, snapshot: bool = False
+    ) -> None:
+        self._context, self._sets, self._full, self.snapshot = context, sets, full, snapshot
         self._known: dict[str, KnownVolume] = {}
 
     def of(self, name: str) -> KnownVolume:
@@ -68,7 +70,7 @@ class KnownVolumes:
     def _read(self, name: str) -> KnownVolume:
         context = self._context
         nothing = KnownVolume(KnownFiles(directory=context.catalog.root))
-        found = nothing if self._full else known_files(name, context, snapshots=self.snapshot)
+        found = nothing if self._full else known_files(name, self._sets, context, snapshots=self.snapshot)
         if self.snapshot and found.stored is None:
             raise NotFound(
                 f"there is no whole, verified, incremental set of the volume {name} for a snapshot to go on from",
@@ -154,13 +156,15 @@ def as_before(known: KnownVolumes, draft: SetDraft) -> str:
     return stored.id if before == now else ""
 
 
-def known_files(name: str, context: CreateContext, *, snapshots: bool = False) -> KnownVolume:
+def known_files(
+    name: str, there: Iterable[StoredSet], context: CreateContext, *, snapshots: bool = False
+) -> KnownVolume:
     """What is known of a volume: by its newest verified set that is incremental, as far as its packs are good, and by
     one that was put back since. `snapshots` are such sets, too: then those alone that are good."""
     stable = is_stable(context.volumes / name, _MOUNTS.read_bytes())
     if not stable:
         logger.info("{}: its file system may not keep inodes and their times, so every file is read", name)
-    able = filter(_is_verified, context.catalog.sets())
+    able = filter(_is_verified, there)
     sets = [each for each in able if (each.good if snapshots else not _needs_snapshot(each))]
     now = context.clock()
     # Of one that is dated ahead it is not known whether it is the newest.

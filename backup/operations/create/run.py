@@ -12,7 +12,7 @@ from backup import __version__, formatting
 from backup.errors import MediaFailed
 from backup.logging import logger
 from backup.media import volumes
-from backup.model.backup_set import filled_volumes, newest_good, present
+from backup.model.backup_set import StoredSet, filled_volumes, newest_good, present
 from backup.model.manifest import INCREMENTAL_FORMAT, MANIFEST_FORMAT, STAMP, Manifest, Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring import forecast
@@ -103,11 +103,13 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
     """The set that was published, or the id of the one that holds the same."""
     with runs.tidied(context.catalog), ExitStack() as stack, ExitStack() as connected:
         with draft.timed("prepare"):
-            previous = newest_good(present(context.catalog.sets(), draft.started))
+            # Under the lock no set comes or goes: they are read once, and handed on.
+            sets = context.catalog.sets()
+            previous = newest_good(present(sets, draft.started))
             before = previous.manifest if previous else None
             database = _database_half(request, context, draft, before, connected)
-            known = KnownVolumes(context, full=request.full, snapshot=request.snapshot)
-            found = _prepare_volumes(request, context, known)
+            known = KnownVolumes(context, sets, full=request.full, snapshot=request.snapshot)
+            found = _prepare_volumes(request, context, sets, known)
             size = database.facts.size if database else None
             if request.snapshot and before and before.database:
                 # It leaves the room that the next set takes.
@@ -146,12 +148,14 @@ def _database_half(
     return reached_half(request.patience, request.tier, context, draft, before, connected)
 
 
-def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolumes) -> list[volumes.Volume]:
+def _prepare_volumes(
+    request: Request, context: CreateContext, sets: list[StoredSet], known: KnownVolumes
+) -> list[volumes.Volume]:
     if request.only == "database":
         return []
     context.progress.phase("measuring the volumes")
     # Without a database there would be nothing in the set; a snapshot is as the set before.
-    filled = None if request.only and not request.snapshot else filled_volumes(context.catalog.sets())
+    filled = None if request.only and not request.snapshot else filled_volumes(sets)
     found = volumes.find_volumes(
         context.volumes,
         excludes(context),

@@ -142,7 +142,8 @@ def _fetched(
             f"{found.id} at {context.remote.name} is not whole: {listed(problems, mark='; ')}",
             "`offsite list` shows others; `offsite verify` looks at all of them.",
         )
-    needed = {name: entry for name, entry in found.objects.items() if name in {*found.entries, *keys_of(manifest)}}
+    wanted = {*found.entries, *keys_of(manifest)}
+    needed = {name: entry for name, entry in found.objects.items() if name in wanted}
     if archived := [name for name, entry in needed.items() if entry.archived and _archived(context, name)]:
         raise RemoteArchived(
             f"{found.id} is archived at {context.remote.name}: its bytes cannot be read at once",

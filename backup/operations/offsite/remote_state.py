@@ -7,6 +7,7 @@ request. A book that is lost costs one look at everything.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
@@ -114,6 +115,40 @@ class Book(Frozen):
         return self.model_copy(update={"copies": kept})
 
 
+class _Shared(Frozen):
+    """A book in which what several copies have in common, which packs are, is written once; `needs` are its keys, by
+    set. Releases before take it for none."""
+
+    version: Literal[2] = 2
+    book: Book
+    shared: dict[str, StoredObject]
+    needs: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, book: Book) -> _Shared:
+        """A book, as it is written."""
+        named = Counter(name for copy in book.copies.values() for name in copy.items)
+        shared: dict[str, StoredObject] = {}
+        own, needs = dict(book.copies), {}
+        for identifier, copy in book.copies.items():
+            # One that a copy knows otherwise stays its own.
+            items = copy.items.items()
+            same = {key: item for key, item in items if named[key] > 1 and shared.setdefault(key, item) == item}
+            if same:
+                needs[identifier] = tuple(same)
+                left = {key: item for key, item in items if key not in same}
+                own[identifier] = copy.model_copy(update={"items": left})
+        return cls(book=book.model_copy(update={"copies": own}), shared=shared, needs=needs)
+
+    def whole(self) -> Book:
+        """The book. KeyError where something is missing in it."""
+        copies = dict(self.book.copies)
+        for identifier, keys in self.needs.items():
+            items = {key: self.shared[key] for key in keys} | copies[identifier].items
+            copies[identifier] = copies[identifier].model_copy(update={"items": items})
+        return self.book.model_copy(update={"copies": copies})
+
+
 # Longer than any holder needs it.
 _WAIT: Final = 10.0
 
@@ -130,8 +165,11 @@ class BookFile:
         """What is known; nothing where there is no book, or one that cannot be understood."""
         if self._name not in self._store.names():
             return Book()
+        data = self._store.read(self._name)
+        with contextlib.suppress(ValidationError, KeyError):
+            return _Shared.model_validate_json(data).whole()
         with contextlib.suppress(ValidationError):
-            return Book.model_validate_json(self._store.read(self._name))
+            return Book.model_validate_json(data)
         return Book()
 
     def change(self, changed: Callable[[Book], Book]) -> Book:
@@ -141,7 +179,9 @@ class BookFile:
                 before = self.read()
                 book = changed(before)
                 if book != before:
-                    atomic_file.replace(self._store, self._name, book.model_dump_json(indent=1).encode(), locked=True)
+                    written = _Shared.of(book)
+                    data = (written if written.needs else book).model_dump_json(indent=1).encode()
+                    atomic_file.replace(self._store, self._name, data, locked=True)
                 return book
         except LockHeld as held:
             raise StoreError(f"{self.path} stays locked: {held.message}") from held

@@ -100,12 +100,13 @@ def share(copies: Iterable[Copy], now: datetime, since: datetime | None) -> list
     order = sorted(held, key=lambda copy: (copy.read or copy.confirmed - ROUND, copy.id))
     days = min(ROUND, max(timedelta(days=1), now - since if since else timedelta(days=1)))
     budget = sum(copy.size for copy in held) * (days / ROUND)
-    chosen: list[Copy] = []
+    chosen, size = list[Copy](), 0
     for copy in order:
         late = copy.read is not None and now - copy.read > ROUND
-        if chosen and not late and sum(each.size for each in chosen) >= budget:
+        if chosen and not late and size >= budget:
             break
         chosen.append(copy)
+        size += copy.size
     return chosen
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from backup.catalog.restore_page import restore_page
@@ -106,7 +107,8 @@ class Sending:
         """Whether all of it is there, as the place itself says of each object now."""
         if self._bad:
             return False
-        found = {name: self._stat(name) for name in keys_of(manifest)}
+        packs = {pack_key(pack.file) for pack in manifest.packs}
+        found = {name: self._pack_there(name) if name in packs else self._stat(name) for name in keys_of(manifest)}
         entries = {name: entry for name, entry in found.items() if entry}
         expected = {
             self.remote.manifest_key: self._raw,
@@ -126,7 +128,7 @@ class Sending:
             self._note(name, entry)
         return True
 
-    @property
+    @cached_property
     def _bad(self) -> tuple[str, ...]:
         """Objects whose bytes were read and are wrong, although the place says otherwise."""
         copy = self.book.copies.get(self.stored.id)
@@ -140,8 +142,8 @@ class Sending:
         need although it is neither: it was written anew at another time, and may lack what this set needs.
         """
         path = pack_key(pack.file)
-        entry = self._stat(path) if path in self.remote.packs and path not in self._bad else None
-        entry = with_digest(self.context, entry) if entry else None
+        bad = path in self._bad
+        entry = self._pack_there(path) if path in self.remote.packs and not bad else None
         now = self.context.catalog.packs.as_stored(pack)
         for known in (pack, now):
             if entry and (entry.size, entry.sha256) == (known.stored_size, known.stored_sha256):
@@ -160,8 +162,20 @@ class Sending:
             )
         # The next set of this run finds it there.
         self.remote.packs[path] = self._put(path, _as_artifact(now), encrypts=False)
-        self.context.book.change(lambda book: book.healed(path))
+        if bad:
+            self.context.book.change(lambda book: book.healed(path))
         return now
+
+    def _pack_there(self, path: str) -> RemoteObject | None:
+        """What the place says of a pack. Each is asked for once in a run: a listing tells no SHA-256."""
+        entry = self.remote.packs.get(path)
+        if entry is None or not entry.sha256:
+            entry = self._stat(path)
+            entry = with_digest(self.context, entry) if entry else None
+        if entry:
+            self.remote.packs[path] = entry
+            self._archived = self._archived or entry.archived
+        return entry
 
     def _artifact(self, artifact: Artifact, earlier: Iterable[Artifact]) -> Artifact:
         """The artifact as it is there afterwards."""
@@ -273,7 +287,7 @@ class Sending:
 
     def _still_there(self, local: Manifest) -> None:
         """Nobody may think that a set is kept twice which was removed or changed here meanwhile."""
-        now = next((s for s in self.context.catalog.sets(self.stored.tier) if s.id == self.stored.id), None)
+        now = self.context.catalog.read_again(self.stored)
         if now is None:
             raise self._gone("it was removed here meanwhile")
         if not now.good or now.manifest != local:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,7 +15,7 @@ from backup.model.manifest import Tier
 from backup.model.tiers import NO_BACKUPS
 from backup.operations import runs
 from backup.operations.offsite.context import OffsiteContext, list_remote_sets, require_there
-from backup.operations.offsite.layout import RemoteSet
+from backup.operations.offsite.layout import RemoteSets
 from backup.operations.offsite.rules import OPERATIONS, candidates, there, unchanged
 from backup.operations.offsite.send import Sending
 
@@ -84,24 +85,31 @@ class _Upload:
         sets, failures = list_remote_sets(self.context.remote), 0
         require_there(self.context, sets, self.context.book.read())
         self.context.book.change(lambda book: book.model_copy(update={"looked": self.context.clock()}))
-        while (stored := self._next()) and len(self.tried) <= _MOST:
+        for sending in itertools.islice(iter(lambda: self._next(sets), None), _MOST):
             try:
-                self._send(stored, sets.of(stored.id, stored.tier))
+                self._send(sending)
                 failures = 0
             except BackupError as error:
-                logger.error("{}: {} {}", stored.id, error.message, error.hint)
-                self.report.failed[stored.id] = error
+                identifier = sending.stored.id
+                logger.error("{}: {} {}", identifier, error.message, error.hint)
+                self.report.failed[identifier] = error
                 failures = failures + 1 if isinstance(error, RemoteFailed) else 0
                 if failures >= _PATIENCE:
                     break
         self.report.left = len(self._open())
         return self.report
 
-    def _next(self) -> StoredSet | None:
-        found = next(iter(self._open()), None)
-        if found:
-            self.tried.add(found.id)
-        return found
+    def _next(self, sets: RemoteSets) -> Sending | None:
+        """The next set to be sent. Those that are there, unchanged, are passed over: the sets here and the book are
+        read once for all of them."""
+        book = self.context.book.read()
+        for stored in self._open():
+            self.tried.add(stored.id)
+            copy, remote = book.copies.get(stored.id), sets.of(stored.id, stored.tier)
+            if not (copy and there(stored, copy) and unchanged(copy, remote.objects)):
+                return Sending(self.context, stored, remote, book)
+            self.report.same += 1
+        return None
 
     def _open(self) -> list[StoredSet]:
         if self.request.only:
@@ -111,13 +119,8 @@ class _Upload:
         found = candidates(sets, self.request.tiers, self.context.ages, self.context.clock())
         return [stored for stored in found if stored.id not in self.tried]
 
-    def _send(self, stored: StoredSet, remote: RemoteSet) -> None:
-        book = self.context.book.read()
-        copy = book.copies.get(stored.id)
-        if copy and there(stored, copy) and unchanged(copy, remote.objects):
-            self.report.same += 1
-            return
-        sent = Sending(self.context, stored, remote, book).run()
+    def _send(self, sending: Sending) -> None:
+        sent, stored = sending.run(), sending.stored
         self.context.book.change(lambda book: book.with_copy(sent.copy))
         if not sent.bytes:
             self.report.same += 1

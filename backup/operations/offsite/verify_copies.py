@@ -103,6 +103,7 @@ def _look(request: Request, context: OffsiteContext) -> Report:
         raise NotFound(f"no set at {context.remote.name} is called {printable(request.only)!r}", "`offsite list`")
     require_there(context, remote, book, accept=request.accept)
     wanted = [request.only] if request.only else sorted({*remote, *book.copies} - set(book.leaving))
+    asked = dict[str, RemoteObject | None]()
     for identifier in wanted:
         before, there = book.copies.get(identifier), remote.get(identifier)
         if there is None:
@@ -112,7 +113,7 @@ def _look(request: Request, context: OffsiteContext) -> Report:
             elif before:
                 _forget(context, identifier)
             continue
-        copy = Look(context, before).judge(there, ask=True)
+        copy = Look(context, before, asked).judge(there, ask=True)
         if before is None and there.manifest_key not in there.entries:
             continue  # it was never a set: an upload of it is under way, or did not end
         report.copies[identifier] = copy
@@ -189,10 +190,11 @@ def _bad(report: Report) -> IntegrityError:
 
 @dataclass
 class Look:
-    """One set at a place. `before` is what was known of it."""
+    """One set at a place. `before` is what was known of it, `asked` what the place has said of objects in this run."""
 
     context: OffsiteContext
     before: Copy | None
+    asked: dict[str, RemoteObject | None] = field(default_factory=dict)
 
     def judge(self, there: RemoteSet, *, ask: bool) -> Copy:
         """By its manifest and the listing; `ask`: and by what the place says of each object."""
@@ -263,10 +265,12 @@ class Look:
         return "has other bytes than were sent"
 
     def _asked(self, manifest: Manifest) -> dict[str, RemoteObject]:
-        known = self.before.items if self.before else {}
-        found = {name: self.context.remote.stat(name) for name in keys_of(manifest)}
-        entries = {name: told(entry, known.get(name)) for name, entry in found.items() if entry}
-        return {name: with_digest(self.context, entry) for name, entry in entries.items()}
+        known, names = self.before.items if self.before else {}, keys_of(manifest)
+        for name in names:
+            if name not in self.asked:
+                entry = self.context.remote.stat(name)
+                self.asked[name] = with_digest(self.context, told(entry, known.get(name))) if entry else None
+        return {name: entry for name in names if (entry := self.asked[name])}
 
     def _items(self, manifest: Manifest, entries: dict[str, RemoteObject]) -> dict[str, StoredObject]:
         known = self.before.items if self.before and self.before.run == manifest.run else {}

@@ -17,6 +17,7 @@ import pytest
 from backup.catalog.catalog import Catalog
 from backup.catalog.delete import mark_name
 from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
+from backup.catalog.set_reader import SetReader
 from backup.errors import NotFound, StoreError
 from backup.model.backup_set import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
 from backup.model.manifest import Artifact, FileChange, Manifest, Tier, VolumePart, to_json
@@ -491,6 +492,15 @@ def test_find_names_what_it_does_not_find(catalog: Catalog) -> None:
         with pytest.raises(NotFound) as caught:
             catalog.find(query)
         assert caught.value.exit_code == 44 and "\x1b" not in caught.value.message
+
+
+def test_a_set_that_is_named_by_its_id_is_read_without_the_others(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, wanted, _ = (published(catalog, now=NOW + timedelta(hours=n)) for n in range(3))
+    read, manifest = list[str](), SetReader._manifest
+    monkeypatch.setattr(SetReader, "_manifest", lambda self, name, *_: read.append(name) or manifest(self, name, *_))
+    assert catalog.find(wanted).id == wanted and read == [manifest_name(wanted)]
 
 
 def test_latest_is_the_newest_good_set(catalog: Catalog, tmp_path: Path) -> None:

@@ -6,18 +6,25 @@ import os
 import random
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backup.catalog import packs
+from backup.catalog.catalog import Catalog
+from backup.media.rewritten_packs import read_note
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.operations.prune import PruneContext, Request, prune_sets, retention_policy
+from backup.operations.repack import repack
 from backup.operations.verify.run import check_set
 from backup.progress import Silent
 from backup.storage import directory
+from backup.storage.filesystem import statuses_of
 from tests.support.awkward_tree import look
 from tests.support.examples import every
 from tests.support.increments import Stack
@@ -105,6 +112,61 @@ def test_the_name_of_a_pack_that_no_set_names_is_not_given_again(stack: Stack) -
     pack.write_bytes(b"left by a run that was killed")
     assert stack.night().good
     assert pack.read_bytes() == b"left by a run that was killed"
+
+
+def test_a_pack_is_looked_at_once_whichever_tiers_need_it(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its note is read once: of a year, most packs were written anew."""
+    (stack.media / "stays").write_bytes(os.urandom(1000))
+    (stack.media / "goes").write_bytes(os.urandom(100_000))
+    first = stack.night()
+    (stack.media / "goes").unlink()
+    for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY):
+        (stack.media / tier).write_bytes(os.urandom(1000))
+        stack.night(tier=tier)
+    remove(stack, first)
+    assert repack(stack.app().catalog, Silent()) > 0
+    looks, notes = Counter[str](), Counter[str]()
+    monkeypatch.setattr(packs, "statuses_of", lambda folder, names: looks.update(names) or statuses_of(folder, names))
+    monkeypatch.setattr(packs, "read_note", lambda store, pack: notes.update([pack]) or read_note(store, pack))
+    assert all(stored.good for stored in stack.app().catalog.sets())
+    assert looks == Counter(stack.packs()) and sum(notes.values()) == 1
+
+
+def test_a_pack_that_comes_while_tiers_are_read_is_there(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of packs is listed with the first tier that needs any."""
+    three(stack)
+    catalog, read, comes = stack.app().catalog, Catalog.sets_in, [Tier.WEEKLY]
+
+    def reading(catalog: Catalog, folder: Path, tier: Tier, **words: Any) -> Iterator[StoredSet]:
+        if tier in comes:
+            comes.clear()
+            (stack.media / "new").write_bytes(b"new")
+            stack.night(tier=tier)
+        return read(catalog, folder, tier, **words)
+
+    monkeypatch.setattr(Catalog, "sets_in", reading)
+    assert (found := catalog.sets()[0]).tier is Tier.WEEKLY and found.good
+
+
+def test_the_folder_is_not_listed_for_each_pack_that_is_noted(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets, _ = three(stack)
+    folder, listing, listed = stack.app().catalog.packs, directory.LocalStore.listing, list[Path]()
+
+    def counted(store: directory.LocalStore) -> dict[str, bool]:
+        listed.append(store.directory)
+        return listing(store)
+
+    monkeypatch.setattr(directory.LocalStore, "listing", counted)
+    all_packs = {pack for stored in sets for pack in stored.manifest.packs}
+    now = datetime.now(UTC)
+    for pack in all_packs:
+        folder.note(pack.file, ["rotten"], now)
+        assert folder.problems([pack]) == [f"the pack {pack.file} is damaged"] and not folder.last_read(pack.file)
+    for pack in all_packs:
+        folder.note(pack.file, [], now)
+        assert folder.problems([pack]) == [] and folder.last_read(pack.file) == now
+    assert listed.count(folder.store.directory) == 1
+    assert folder.names == set(stack.app().catalog.packs.names)
 
 
 class Killing:

@@ -14,6 +14,7 @@ from backup.catalog.catalog import Catalog
 from backup.errors import AlreadyHere, RemoteFailed
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Tier
+from backup.operations import repack as module
 from backup.operations.export import files_to_export, to_folder
 from backup.operations.inspect import one_file
 from backup.operations.offsite.fetch import pull_set
@@ -119,6 +120,19 @@ def test_what_no_set_names_goes_and_all_else_stays(stack: Stack) -> None:
     made = stack.night()
     assert {pack.file for pack in made.manifest.packs} == {*packs[1:], *packs[:1], stack.packs()[-1]}
     stack.whole(made)
+
+
+def test_no_tree_is_read_for_less_than_a_hundredth_of_all_packs(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor each night again for what cannot be written anew: it waits until there is more."""
+    churn = Churn(stack, large=40_000)
+    churn.remove(1)
+    opened, opening = list[str](), module.open_file
+    monkeypatch.setattr(module, "open_file", lambda stored, name: opened.append(name) or opening(stored, name))
+    assert churn.repack() == 0 and opened == []
+    churn.remove(2)
+    assert churn.repack() > 50_000
+    assert len(opened) == 2, "of the last set, which alone names anything of them"
+    churn.all_whole()
 
 
 def test_what_a_set_is_read_for_is_found_in_a_pack_that_was_written_anew(stack: Stack, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from backup.catalog.catalog import Catalog
 from backup.errors import IntegrityError
 from backup.media.helper_main import run_arguments
 from backup.model.backup_set import manifest_name
@@ -48,6 +49,21 @@ def test_a_second_set_needs_the_pack_of_the_first(stack: Stack) -> None:
     assert second.verified
     stack.whole(first)
     stack.whole(second)
+
+
+def test_the_sets_there_are_read_once_before_a_set_is_made_and_once_after(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many volumes there are; the new set itself is found without the others."""
+    for name in ("media", "second", "third"):
+        (stack.media.parent / name).mkdir(exist_ok=True)
+        (stack.media.parent / name / "a").write_bytes(b"a")
+    stack.night()
+    readings, sets = list[Catalog](), Catalog.sets
+    monkeypatch.setattr(Catalog, "sets", lambda catalog, *tier: readings.append(catalog) or sets(catalog, *tier))
+    monkeypatch.setattr(Stack, "find", lambda stack, name: name)
+    assert stack.night()
+    assert len(readings) == 2
 
 
 def test_what_is_new_is_a_pack_of_its_own(stack: Stack) -> None:
@@ -180,6 +196,18 @@ def test_an_export_needs_no_packs(stack: Stack) -> None:
     third.root.mkdir()
     with pytest.raises(IntegrityError, match="is incremental, and the packs that it needs are no part of it"):
         adopt([stored.directory], None, replace(context, catalog=third.app().catalog))
+
+
+def test_the_sets_here_are_read_once_however_many_are_imported(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stack.media / "a").write_bytes(b"a")
+    made = [stack.night("full").id for _ in range(3)]
+    place = Stack(stack.base / "other").app()
+    readings, sets = list[Catalog](), Catalog.sets
+    monkeypatch.setattr(Catalog, "sets", lambda catalog, *tier: readings.append(catalog) or sets(catalog, *tier))
+    context = Context(catalog=place.catalog, records=place.records, lock=place.lock)
+    done = adopt([stack.root / "daily"], None, context)
+    assert done.new == made and len(readings) == 1
+    assert done.newest and done.newest.id == made[-1]
 
 
 def test_a_damaged_pack_is_not_exported(stack: Stack) -> None:

@@ -14,12 +14,14 @@ import pyrage
 import pytest
 from rich.console import Console
 
+from backup.app import doctor_checks
 from backup.app.doctor_checks import keys
+from backup.catalog.catalog import Catalog
 from backup.cli.doctor import doctor_lines, doctor_page
 from backup.config import loader
 from backup.docker.container import Container
 from backup.docker.permissions import CALLS, Rights
-from backup.errors import ConfigError
+from backup.errors import ConfigError, EngineError
 from backup.logging import redacting
 from backup.model.backup_set import StoredSet
 from backup.model.finding import Finding, failure, ok, warning
@@ -85,6 +87,21 @@ def container(service: str, *mounts: dict[str, Any], running: bool = True) -> Co
 
 def mount(name: str, *, writable: bool = True) -> dict[str, Any]:
     return {"Type": "volume", "Name": name, "Destination": "/m", "RW": writable}
+
+
+def test_the_sets_are_read_once_for_all_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = list[Catalog]()
+    monkeypatch.setattr(Catalog, "sets", lambda catalog: readings.append(catalog) or [])
+    monkeypatch.setattr(doctor_checks, "Engine", no_engine)
+    (tmp_path / "b").mkdir()
+    given = {"BACKUP_DIR": str(tmp_path / "b"), "BACKUP_VOLUMES_DIR": str(tmp_path / "v")}
+    doctor = doctor_checks._Doctor(loader.load_settings(given), [])
+    checks = [each for each in doctor.checks(notify=False, put=False) if each.topic in ("volumes", "encryption")]
+    assert {line.topic for line in examine(checks)} == {"volumes", "encryption"} and len(readings) == 1
+
+
+def no_engine() -> None:
+    raise EngineError("there is none")
 
 
 def test_a_check_that_fails_hides_no_other() -> None:

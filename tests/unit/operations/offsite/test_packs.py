@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from backup.catalog.catalog import Catalog
 from backup.catalog.retention import CleanupMemory, Decision, RetentionPolicy
 from backup.errors import IntegrityError, RemoteFailed
 from backup.model.backup_set import StoredSet
@@ -17,6 +21,7 @@ from backup.operations.offsite import prune as pruning
 from backup.operations.offsite import upload, verify_copies
 from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.fetch import pull_set, pull_to, temporarily
+from backup.operations.offsite.remote_state import Book, BookFile, StoredObject
 from backup.operations.verify.run import check_set, verify_set
 from backup.progress import Silent
 from tests.support.awkward_tree import look
@@ -85,6 +90,70 @@ def test_each_pack_is_sent_once(copied: Copied) -> None:
     copied.upload()
     assert copied.place.requests["put"] == before
     copied.verify(read=True)
+
+
+@pytest.mark.parametrize("known", ["all", "the book is lost", "nothing"])
+def test_a_pack_is_asked_for_once_in_a_run_whichever_sets_need_it(copied: Copied, known: str) -> None:
+    """Of a year, 55 sets name 300 packs each."""
+    if known != "nothing":
+        copied.upload()
+    if known != "all":
+        copied.context().book.path.unlink(missing_ok=True)
+    shared = [pack.file for each in copied.sets for pack in each.manifest.packs]
+    assert len(shared) > len(set(shared))
+    asked, stat, read = Counter[str](), copied.place.stat, Counter[str]()
+    get = copied.place.get
+    copied.place.stat = lambda key: asked.update([key]) or stat(key)  # type: ignore[method-assign,func-returns-value]
+    copied.place.get = lambda key: read.update([key]) or get(key)  # type: ignore[method-assign,func-returns-value]
+    for key, fact in copied.place.facts.items():
+        if key.startswith("packs/") and known != "all":
+            copied.place.facts[key] = replace(fact, sha256="")
+    copied.upload()
+    assert max(asked.values(), default=0) <= 1 and max(read.values(), default=0) <= 1
+    asked.clear()
+    read.clear()
+    copied.verify()
+    assert {count for key, count in asked.items() if key.startswith("packs/")} == {1}
+    assert max(read.values()) == 1
+
+
+def test_the_sets_here_are_listed_and_the_book_is_read_once_for_all_that_are_there(
+    copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.upload()
+    calls, sets, read = Counter[str](), Catalog.sets, BookFile.read
+    monkeypatch.setattr(Catalog, "sets", lambda *words: calls.update(["sets"]) or sets(*words))
+    monkeypatch.setattr(BookFile, "read", lambda book: calls.update(["book"]) or read(book))
+    assert copied.upload().same == 3
+    assert calls == {"sets": 2, "book": 3}, "and once each for what is left, for the folder, and for the time of it"
+
+
+def test_what_is_known_of_a_pack_is_written_once_whichever_sets_need_it(copied: Copied) -> None:
+    copied.upload()
+    file = copied.context().book
+    book, data = file.read(), json.loads(file.path.read_bytes())
+    shared = Counter(key for copy in book.copies.values() for key in copy.items)
+    assert set(data["shared"]) == {key for key, count in shared.items() if count > 1} != set()
+    assert not any(set(data["shared"]) & set(copy["items"]) for copy in data["book"]["copies"].values())
+    # As a release before wrote it, it is the same; one in which something is missing is none.
+    file.path.write_text(book.model_dump_json())
+    assert file.read() == book and {copy.held for copy in book.copies.values()} == {True}
+    file.change(lambda known: known.model_copy(update={"looked": None}))
+    known = file.read()
+    assert known.copies == book.copies and known.looked is None
+    # What one copy knows otherwise is its own.
+    first, (key, item) = next(iter(book.copies.values())), next(iter(first_shared(book, shared)))
+    other = first.model_copy(update={"items": first.items | {key: item.model_copy(update={"size": 1})}})
+    assert file.change(lambda known: known.with_copy(other)) == file.read()
+    assert file.read().copies[first.id].items[key].size == 1
+    data["shared"].pop(next(iter(data["shared"])))
+    file.path.write_text(json.dumps(data))
+    assert file.read() == Book()
+
+
+def first_shared(book: Book, shared: Counter[str]) -> Iterator[tuple[str, StoredObject]]:
+    copy = next(iter(book.copies.values()))
+    return ((key, item) for key, item in copy.items.items() if shared[key] > 1)
 
 
 def test_a_set_is_not_there_before_its_packs_are(copied: Copied) -> None:

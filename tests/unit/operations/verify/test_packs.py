@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from backup.catalog.catalog import Catalog
+from backup.catalog.set_reader import SetReader
 from backup.cli import main
 from backup.errors import IntegrityError
-from backup.model.backup_set import StoredSet
+from backup.model.backup_set import StoredSet, manifest_name
 from backup.model.manifest import Manifest
 from backup.model.pack import Pack
 from backup.operations.verify import packs, volume_archive, written
@@ -123,6 +125,27 @@ def test_all_sets_are_verified_by_one_command(
     assert f"{second.id}: every byte is as it was written" in said
     assert f"not good: 1 of 2 sets:\n  - {first.id} is damaged: the pack" in said
     assert main(["verify", "all", "--json"]) == 2
+
+
+def test_no_set_is_read_again_for_another(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each is listed, and once more looked at before it is judged: it may have gone by then."""
+    sets, read = chain(stack, 5), list[str]()
+    gone, whole = sets[1], SetReader._manifest
+
+    def reading(reader: SetReader, name: str, *rest: Any) -> Any:
+        read.append(name)
+        if len(read) == len(sets):
+            assert stack.app().catalog.remove(gone)
+        return whole(reader, name, *rest)
+
+    monkeypatch.setenv("BACKUP_DIR", str(stack.root))
+    monkeypatch.setattr(SetReader, "_manifest", reading)
+    assert main(["verify", "all", "--quick"]) == 40
+    assert Counter(read) == {manifest_name(each.id): 2 - (each is gone) for each in sets}
+    assert f"not good: 1 of 5 sets:\n  - {gone.id} was removed before" in "".join(capfd.readouterr())
+    assert not list(gone.directory.glob(f"*{gone.id}*"))
 
 
 def test_what_a_pack_holds_is_found_in_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
