@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loguru._better_exceptions import ExceptionFormatter
 
 from backup.config.loader import KNOWN
 from backup.storage import filesystem
 
 # TZ is one of them: without it all is in UTC, whatever the zone of the host.
 _SET = KNOWN & os.environ.keys()
+# Each of some 800 sinks would ask for the folders of Python anew, which takes 4 ms.
+setattr(ExceptionFormatter, "_get_lib_dirs", staticmethod(functools.cache(ExceptionFormatter._get_lib_dirs)))  # noqa: B010
 
 
 @pytest.fixture(autouse=True)
