@@ -90,7 +90,7 @@ def manifest_of(remote: Remote, found: RemoteSet) -> Manifest:
     return read_manifest(small(remote, found.manifest_key), found)
 
 
-def needed_by(remote: Remote, path: str, entry: RemoteObject) -> str:
+def set_needing(remote: Remote, path: str, entry: RemoteObject) -> str:
     """A set there that names a pack as it is there, or may, because its manifest cannot be read; empty for none."""
     for found in list_remote_sets(remote).values():
         try:

@@ -15,7 +15,7 @@ from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Manifest, to_json
 from backup.model.pack import Pack
-from backup.operations.offsite.context import OffsiteContext, needed_by, small, told, with_digest
+from backup.operations.offsite.context import OffsiteContext, set_needing, small, told, with_digest
 from backup.operations.offsite.layout import (
     RemoteSet,
     compare,
@@ -154,7 +154,7 @@ class Sending:
                 f"{self.stored.id} was not sent: it needs packs, which are not encrypted on their way",
                 "With BACKUP_ENCRYPT=offsite, set BACKUP_MEDIA=full.",
             )
-        if entry and (other := needed_by(self.context.remote, path, entry)):
+        if entry and (other := set_needing(self.context.remote, path, entry)):
             raise RemoteFailed(
                 f"{self.stored.id} was not sent: {other} at {self.context.remote.name} needs {pack.file} as it is"
                 " there, where it may lack what this set needs; nothing was overwritten",

@@ -124,6 +124,7 @@ def test_what_no_set_names_goes_and_all_else_stays(stack: Stack) -> None:
 
 def test_no_tree_is_read_for_less_than_a_hundredth_of_all_packs(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor each night again for what cannot be written anew: it waits until there is more."""
+    (stack.media / "weight").write_bytes(os.urandom(4 << 20))
     churn = Churn(stack, large=40_000)
     churn.remove(1)
     opened, opening = list[str](), module.open_file
