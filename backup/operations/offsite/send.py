@@ -155,7 +155,7 @@ class Sending:
                 "With BACKUP_ENCRYPT=offsite, set BACKUP_MEDIA=full.",
             )
         if entry and (other := set_needing(self.context.remote, path, entry)):
-            raise RemoteFailed(
+            raise IntegrityError(
                 f"{self.stored.id} was not sent: {other} at {self.context.remote.name} needs {pack.file} as it is"
                 " there, where it may lack what this set needs; nothing was overwritten",
                 "`create --full` takes a set that needs no earlier pack: it is sent, and those after it.",
