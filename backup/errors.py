@@ -82,6 +82,10 @@ class IntegrityError(BackupError):
     exit_code = 40
 
 
+class NotTaken(IntegrityError):
+    """A place has other bytes, which sets there need, under a name that a set needs too. Nothing was overwritten."""
+
+
 class RemoteFailed(BackupError):
     """The place of the offsite copies does not answer, or fails. Local sets are untouched."""
 

@@ -21,6 +21,7 @@ from backup.formatting import plural, printable
 from backup.logging import logger
 from backup.model.backup_set import SKEW
 from backup.model.manifest import Manifest, Tier
+from backup.model.pack import Pack
 from backup.model.tiers import NO_BACKUPS
 from backup.operations.context import Context
 from backup.operations.offsite.layout import RemoteSet, RemoteSets, grouped, pack_key, read_manifest
@@ -90,17 +91,23 @@ def manifest_of(remote: Remote, found: RemoteSet) -> Manifest:
     return read_manifest(small(remote, found.manifest_key), found)
 
 
-def set_needing(remote: Remote, path: str, entry: RemoteObject) -> str:
-    """A set there that names a pack as it is there, or may, because its manifest cannot be read; empty for none."""
-    for found in list_remote_sets(remote).values():
+def set_needing(context: OffsiteContext, path: str, entry: RemoteObject, put: Pack, own: str) -> str:
+    """A set there, other than `own`, that needs a pack as it is there and not as it is `put`; empty for none. What one
+    needs whose manifest cannot be read is told by the book; it may be any where that does not know."""
+    copies = context.book.read().copies
+    for found in list_remote_sets(context.remote).values():
+        if found.id == own:
+            continue
         try:
-            packs = manifest_of(remote, found).packs
+            packs = manifest_of(context.remote, found).packs
+            named = [(each.stored_size, each.stored_sha256) for each in packs if pack_key(each.file) == path]
         except RemoteMissing:
             continue
         except (IntegrityError, RemoteDamaged, RemoteArchived):
-            return found.id
-        named = [each for each in packs if pack_key(each.file) == path and each.stored_size == entry.size]
-        if any(entry.sha256 in ("", each.stored_sha256) for each in named):
+            if not (copy := copies.get(found.id)) or not copy.items:
+                return found.id
+            named = [(item.size, item.sha256) for key, item in copy.items.items() if key == path]
+        if any(size == entry.size and entry.sha256 in ("", sha) and sha != put.stored_sha256 for size, sha in named):
             return found.id
     return ""
 

@@ -10,7 +10,15 @@ from functools import cached_property
 from typing import Final
 
 from backup.catalog.restore_page import restore_page
-from backup.errors import BackupError, ConfigError, IntegrityError, NotFound, RemoteDamaged, RemoteFailed
+from backup.errors import (
+    BackupError,
+    ConfigError,
+    IntegrityError,
+    NotFound,
+    NotTaken,
+    RemoteDamaged,
+    RemoteFailed,
+)
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Manifest, to_json
@@ -65,7 +73,7 @@ class Sending:
         there = self._there(local)
         if there and self._confirmed(there):
             return SentSet(self._copy(there), 0)
-        packs = tuple(self._pack(pack) for pack in local.packs)
+        packs = tuple(self._pack(pack, there.packs if there else ()) for pack in local.packs)
         earlier = there.artifacts if there else ()
         artifacts = tuple(self._artifact(a, earlier) for a in local.artifacts)
         manifest = local.model_copy(update={"artifacts": artifacts, "packs": packs})
@@ -135,7 +143,7 @@ class Sending:
         shared = tuple(path for each in self.book.copies.values() for path in each.bad if path in self.remote.packs)
         return self._rotten + (copy.bad if copy else ()) + shared
 
-    def _pack(self, pack: Pack) -> Pack:
+    def _pack(self, pack: Pack, earlier: Iterable[Pack]) -> Pack:
         """A pack that the set needs, unless it is there: whichever set brought it. As it is there afterwards.
 
         One that was written anew here since goes as it is now; what is there as it was stays. So does what sets there
@@ -145,7 +153,7 @@ class Sending:
         bad = path in self._bad
         entry = self._pack_there(path) if path in self.remote.packs and not bad else None
         now = self.context.catalog.packs.as_stored(pack)
-        for known in (pack, now):
+        for known in (pack, now, *(each for each in earlier if each.file == pack.file)):
             if entry and (entry.size, entry.sha256) == (known.stored_size, known.stored_sha256):
                 self._note(path, entry, known.stored_sha256)
                 return known
@@ -154,11 +162,11 @@ class Sending:
                 f"{self.stored.id} was not sent: it needs packs, which are not encrypted on their way",
                 "With BACKUP_ENCRYPT=offsite, set BACKUP_MEDIA=full.",
             )
-        if entry and (other := set_needing(self.context.remote, path, entry)):
-            raise IntegrityError(
-                f"{self.stored.id} was not sent: {other} at {self.context.remote.name} needs {pack.file} as it is"
+        if entry and (other := set_needing(self.context, path, entry, now, self.stored.id)):
+            raise NotTaken(
+                f"{self.stored.id} was not sent: {other} at {self.context.remote.name} may need {pack.file} as it is"
                 " there, where it may lack what this set needs; nothing was overwritten",
-                "`create --full` takes a set that needs no earlier pack: it is sent, and those after it.",
+                "`create daily --full` takes a set that needs no earlier pack: it is sent, and those after it.",
             )
         # The next set of this run finds it there.
         self.remote.packs[path] = self._put(path, _as_artifact(now), encrypts=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from backup.errors import BackupError, RemoteFailed
+from backup.errors import BackupError, NotTaken, RemoteFailed
 from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
@@ -35,13 +35,17 @@ class Request(runs.Request):
 
 @dataclass
 class Report:
-    """What became of an upload: ids of the sets sent, how many were there already, and what failed, by set."""
+    """What became of an upload: ids of the sets sent, how many were there already, and what failed, by set.
+
+    `refused`: what the place cannot take, older than a set that is there. It stays so for as long as it is kept.
+    """
 
     place: str
     sent: list[str] = field(default_factory=list)
     bytes: int = 0
     same: int = 0
     failed: dict[str, BackupError] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
     left: int = 0
 
     @property
@@ -49,8 +53,9 @@ class Report:
         """In one line."""
         what = f"{plural(len(self.sent), 'set')} sent to {self.place}, {size(self.bytes)}" if self.sent else ""
         same = f"{plural(self.same, 'set')} there already" if self.same else ""
+        refused = f"{plural(len(self.refused), 'older set')} not taken there" if self.refused else ""
         left = f"{plural(self.left, 'set')} left for the next run" if self.left else ""
-        return "; ".join(filter(None, [what, same, left])) or f"no verified set belongs to {self.place} yet"
+        return "; ".join(filter(None, [what, same, refused, left])) or f"no verified set belongs to {self.place} yet"
 
 
 def upload_sets(request: Request, context: OffsiteContext) -> Report:
@@ -91,6 +96,10 @@ class _Upload:
                 failures = 0
             except BackupError as error:
                 identifier = sending.stored.id
+                if isinstance(error, NotTaken) and (self.report.sent or self.report.same):
+                    logger.warning("{} {}", error.message, error.hint)
+                    self.report.refused.append(identifier)
+                    continue
                 logger.error("{}: {} {}", identifier, error.message, error.hint)
                 self.report.failed[identifier] = error
                 failures = failures + 1 if isinstance(error, RemoteFailed) else 0

@@ -267,9 +267,9 @@ class Look:
     def _asked(self, manifest: Manifest) -> dict[str, RemoteObject]:
         known, names = self.before.items if self.before else {}, keys_of(manifest)
         for name in names:
-            if name not in self.asked:
-                entry = self.context.remote.stat(name)
-                self.asked[name] = with_digest(self.context, told(entry, known.get(name))) if entry else None
+            entry = self.asked[name] if name in self.asked else self.context.remote.stat(name)
+            # What one set does not know of it, another may.
+            self.asked[name] = with_digest(self.context, told(entry, known.get(name))) if entry else None
         return {name: entry for name in names if (entry := self.asked[name])}
 
     def _items(self, manifest: Manifest, entries: dict[str, RemoteObject]) -> dict[str, StoredObject]:

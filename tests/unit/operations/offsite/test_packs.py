@@ -14,7 +14,7 @@ import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import CleanupMemory, Decision, RetentionPolicy
-from backup.errors import IntegrityError, RemoteFailed
+from backup.errors import IntegrityError, NotTaken, RemoteFailed
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.operations.offsite import prune as pruning
@@ -256,6 +256,54 @@ def test_packs_go_with_the_last_copy_that_needs_them(copied: Copied, monkeypatch
     assert copied.packs() == sorted(f"packs/{pack.file}" for pack in copied.sets[2].manifest.packs)
     copied.context().book.change(lambda book: book.without(copied.sets[0].id).without(copied.sets[1].id))
     copied.verify(read=True)
+
+
+def test_a_cut_pack_is_sent_again_also_beside_a_manifest_that_cannot_be_read(copied: Copied) -> None:
+    """What that set needs, the book tells: nobody needs what was cut."""
+    copied.upload()
+    pack, oldest = copied.packs()[1], f"daily/obcms_set_{copied.sets[0].id}.json"
+    before = dict(copied.place.objects)
+    copied.place.lay(oldest, b"{")
+    copied.place.lay(pack, before[pack][:100])
+    copied.upload()
+    assert copied.place.objects == before
+    copied.verify(read=True)
+    # Without a book it may need anything.
+    copied.place.lay(oldest, b"{")
+    copied.place.lay(pack, before[pack][:100])
+    (copied.stack.root / "state" / "offsite-s3.json").unlink()
+    with pytest.raises(NotTaken, match="may need"):
+        copied.upload()
+
+
+def archived(copied: Copied) -> None:
+    """Packs were sent in parts, of which a place tells no SHA-256, and nobody can read them at once."""
+    for key in copied.packs():
+        copied.place.facts[key] = replace(copied.place.facts[key], sha256="")
+        copied.place.archive(key)
+
+
+def test_one_set_that_nobody_knows_makes_no_pack_unknown(copied: Copied) -> None:
+    copied.upload()
+    archived(copied)
+    copied.verify()
+    copied.context().book.change(lambda book: book.without(copied.sets[0].id))
+    copied.verify()
+    copies = copied.context().book.read().copies
+    known = {copies[each.id].items[key].sha256 for each in copied.sets[1:] for key in copied.packs()[1:2]}
+    assert known == {copied.sets[1].manifest.packs[-1].stored_sha256}
+
+
+def test_packs_that_nobody_can_read_are_sent_over_themselves(copied: Copied) -> None:
+    """The book was lost."""
+    copied.upload()
+    archived(copied)
+    (copied.stack.root / "state" / "offsite-s3.json").unlink()
+    (copied.stack.media / "new").write_bytes(b"new")
+    copied.sets.append(copied.stack.night())
+    before = {key: copied.place.objects[key] for key in copied.packs()}
+    copied.upload()
+    assert copied.states()[-1] == "archived" and before.items() <= copied.place.objects.items()
 
 
 def test_a_hostile_manifest_names_packs_alone(copied: Copied) -> None:
