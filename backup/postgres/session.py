@@ -45,6 +45,9 @@ _PIN: Final = """
 _GRANTED: Final = "SELECT name FROM pg_settings WHERE name = ANY(%s) AND has_parameter_privilege(name, 'SET')"
 # Seconds for which one is used again for other questions: the last of them is to have time, too.
 _KEPT_FOR: Final = 15.0
+# Sessions that have just ended are counted until their processes are gone: so long, in seconds, a full server is asked.
+_FULL: Final = re.compile("too many c(lients|onnections)|connection slots are reserved")
+_FULL_FOR: Final = 3.0
 # Where a login was refused for what it brought along: before 17, and for all but superusers.
 _BRINGING: Final[dict[tuple[str, int, str], Standing]] = {}
 # The last one is what a load balancer in front of a server says while nobody listens behind it.
@@ -197,7 +200,7 @@ def _answers(kept: _Kept, purpose: str) -> bool:
 
 def _entered(login: Login, purpose: str, own: Mapping[str, str]) -> psycopg.Connection[Any]:
     """A session with our settings: as many as the server knows, and lets the role say, when it begins."""
-    there = (login.host, login.port, login.user)
+    there, until = (login.host, login.port, login.user), time.monotonic() + _FULL_FOR
     while True:
         bring = _BRINGING.get(there, MOST_RIGHTS)
         conninfo = login.conninfo(
@@ -210,6 +213,9 @@ def _entered(login: Login, purpose: str, own: Mapping[str, str]) -> psycopg.Conn
         try:
             return psycopg.connect(conninfo, password=login.password or None, autocommit=True)
         except psycopg.OperationalError as error:
+            if _FULL.search(str(error)) and time.monotonic() < until:
+                time.sleep(0.05)
+                continue
             less = bring.less(str(error))
             if less is None:
                 raise
