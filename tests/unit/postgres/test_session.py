@@ -23,7 +23,7 @@ LOGIN = Login("127.0.0.1", 1, "u", "d")
     ],
 )
 def test_a_server_that_is_full_is_asked_again_for_a_while(monkeypatch: pytest.MonkeyPatch, full: str) -> None:
-    """Sessions that have just ended are counted until their processes are gone, and a restore needs the next at once."""
+    """Sessions that have just ended are counted for a moment longer, and a restore needs the next one at once."""
     said: list[str] = []
     answers = [full, full, "FATAL:  it is another reason"]
 
