@@ -96,9 +96,8 @@ def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> li
         for file, content in contents.items()
         if named.get(file, 0) < _SHARE * content and not folder.was_written_anew(packs[file])
     )
-    if sum(contents[file] - named.get(file, 0) for _, file in few) < _WORTH * sum(
-        content or packs[file].plain_size for file, content in contents.items()
-    ):
+    unneeded = sum(contents[file] - named.get(file, 0) for _, file in few)
+    if unneeded < _WORTH * sum(content or packs[file].plain_size for file, content in contents.items()):
         return []
     return list(itertools.islice((packs[file] for _, file in few if not folder.problems([packs[file]])), _MOST))
 

@@ -147,7 +147,8 @@ class Sending:
         """A pack that the set needs, unless it is there: whichever set brought it. As it is there afterwards.
 
         One that was written anew here since goes as it is now; what is there as it was stays. So does what sets there
-        need although it is neither: it was written anew at another time, and may lack what this set needs.
+        need although it is neither: it was written anew at another time, and may lack what this set needs. `earlier`
+        are those that its own manifest there names.
         """
         path = pack_key(pack.file)
         bad = path in self._bad

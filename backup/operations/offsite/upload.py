@@ -96,6 +96,8 @@ class _Upload:
                 failures = 0
             except BackupError as error:
                 identifier = sending.stored.id
+                # Newest first: with a newer one there, this is no failure that each run would repeat for as long as
+                # the set is kept.
                 if isinstance(error, NotTaken) and (self.report.sent or self.report.same):
                     logger.warning("{} {}", error.message, error.hint)
                     self.report.refused.append(identifier)

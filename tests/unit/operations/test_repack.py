@@ -261,25 +261,31 @@ def test_a_copy_goes_as_the_pack_is_and_brings_back_what_is_gone(stack: Stack, t
     churn.all_whole()
 
 
-def test_what_is_not_at_a_place_yet_goes_as_it_is_now(stack: Stack, tmp_path: Path) -> None:
-    churn = Churn(stack)
-    first = Copied(stack, MemoryPlace(), churn.sets)
-    first.upload()
+def two_places(churn: Churn) -> tuple[Copied, Copied]:
+    """A place that has the packs as they were, and one that has them as they were written anew."""
+    whole = Copied(churn.stack, MemoryPlace(), churn.sets)
+    whole.upload()
     churn.remove(1, 2)
     assert churn.repack() > 0
-    other = Copied(stack, MemoryPlace(), churn.sets)
-    (stack.root / "state" / "offsite-s3.json").unlink()
-    other.upload()
-    other.verify(read=True)
+    anew = Copied(churn.stack, MemoryPlace(), churn.sets)
+    (churn.stack.root / "state" / "offsite-s3.json").unlink()
+    anew.upload()
+    return whole, anew
+
+
+def test_what_is_not_at_a_place_yet_goes_as_it_is_now(stack: Stack, tmp_path: Path) -> None:
+    churn = Churn(stack)
+    whole, anew = two_places(churn)
+    anew.verify(read=True)
     restored = Stack(tmp_path / "other")
     newest = churn.sets[-1]
-    pull_set(other.context(restored), newest.id)
+    pull_set(anew.context(restored), newest.id)
     assert look(restored.restored(restored.find(newest.id))) == churn.looks[newest.id]
     # There is a pack as it was written anew. One that is here as it was, for sets that need all of it, stays.
     apart = Stack(tmp_path / "apart")
-    assert pull_set(first.context(apart), churn.sets[1].id).set == churn.sets[1].id
+    assert pull_set(whole.context(apart), churn.sets[1].id).set == churn.sets[1].id
     with pytest.raises(AlreadyHere, match="written anew elsewhere"):
-        pull_set(other.context(apart), newest.id)
+        pull_set(anew.context(apart), newest.id)
     kept = apart.find(churn.sets[1].id)
     assert kept.good and look(apart.restored(kept)) == churn.looks[kept.id]
 
@@ -287,13 +293,7 @@ def test_what_is_not_at_a_place_yet_goes_as_it_is_now(stack: Stack, tmp_path: Pa
 def test_a_pack_that_sets_at_a_place_need_is_not_replaced_there(stack: Stack, tmp_path: Path) -> None:
     """Each place has a pack as it was when it was sent: one without what only the other's sets need."""
     churn = Churn(stack)
-    whole = Copied(stack, MemoryPlace(), churn.sets)
-    whole.upload()
-    churn.remove(1, 2)
-    assert churn.repack() > 0
-    anew = Copied(stack, MemoryPlace(), churn.sets)
-    (stack.root / "state" / "offsite-s3.json").unlink()
-    anew.upload()
+    whole, anew = two_places(churn)
     # Sets that came back with content that the pack there lacks are no copies there. A newer one is, so that is said
     # and no failure, and older ones do not wait.
     for number in (1, 2):
