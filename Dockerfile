@@ -18,14 +18,14 @@ RUN --mount=type=cache,id=apt-bookworm,target=/var/lib/apt/lists,sharing=locked 
     apt-get update \
  && apt-get install -y --no-install-recommends postgresql-client-15 \
  && mkdir -p /out/15/bin \
- && cd /usr/lib/postgresql/15/bin && cp pg_dump pg_dumpall psql /out/15/bin/
+ && cd /usr/lib/postgresql/15/bin && cp pg_dump pg_dumpall psql pg_basebackup pg_receivewal /out/15/bin/
 
 FROM debian:trixie-slim AS client-17
 RUN --mount=type=cache,id=apt-trixie,target=/var/lib/apt/lists,sharing=locked \
     apt-get update \
  && apt-get install -y --no-install-recommends postgresql-client-17 \
  && mkdir -p /out/17/bin \
- && cd /usr/lib/postgresql/17/bin && cp pg_dump pg_dumpall psql /out/17/bin/
+ && cd /usr/lib/postgresql/17/bin && cp pg_dump pg_dumpall psql pg_basebackup pg_receivewal /out/17/bin/
 
 # A libpq serves older clients (15 and 17 use trixie's) but no newer ones, so 18 brings its own. Whoever starts a client
 # sets LD_LIBRARY_PATH to <major>/lib if that is there.
@@ -34,7 +34,7 @@ RUN --mount=type=cache,id=apt-forky,target=/var/lib/apt/lists,sharing=locked \
     apt-get update \
  && apt-get install -y --no-install-recommends postgresql-client-18 \
  && mkdir -p /out/18/bin /out/18/lib \
- && cd /usr/lib/postgresql/18/bin && cp pg_dump pg_dumpall psql /out/18/bin/ \
+ && cd /usr/lib/postgresql/18/bin && cp pg_dump pg_dumpall psql pg_basebackup pg_receivewal /out/18/bin/ \
  && cp -L /usr/lib/*-linux-gnu*/libpq.so.5 /out/18/lib/
 
 # --- Python with the libraries this product uses, and no more of the standard library than that
@@ -89,7 +89,7 @@ COPY --from=python /app/venv /app/venv
 # The mount points are there for a read-only root, and private. No VOLUME: an anonymous volume would hide that the
 # operator forgot to mount one.
 RUN for home in /usr/lib/postgresql/*; do \
-      for program in pg_dump pg_dumpall psql; do \
+      for program in pg_dump pg_dumpall psql pg_basebackup pg_receivewal; do \
         env LD_BIND_NOW=1 LD_LIBRARY_PATH="$home/lib" "$home/bin/$program" --version || exit 1; \
       done; \
     done \

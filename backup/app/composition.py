@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from backup.app.creation import SetMaker
 from backup.config.loader import Settings
@@ -31,6 +32,8 @@ from backup.progress import Progress
 from backup.storage import atomic_file, lock
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing
+
+_SOCKET: Final = Path("/var/run/docker.sock")
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,11 @@ class App(SetMaker):
             engine, container, login, settings.spool, mount, self.instance(), settings.stall_timeout
         )
         return self._postgres(login, clients, container)
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is the network way on purpose: there is no engine, and none was given."""
+        return bool(self.settings.db_host) and not _SOCKET.exists() and not os.environ.get("DOCKER_HOST")
 
     def _engine(self) -> Engine | EngineError:
         try:

@@ -17,6 +17,7 @@ from typing import Final
 from backup.app.alerts import send_test
 from backup.app.composition import App
 from backup.app.places import bucket_options, contexts, memory
+from backup.app.recovery import NEEDS_ENGINE, official_image
 from backup.app.restore import restore_context
 from backup.catalog.scheduler_state import ScheduleFile
 from backup.catalog.wal_archive import clusters
@@ -51,7 +52,7 @@ from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import DatabaseFacts, DatabaseRights, inspect, login_rights
-from backup.postgres.replication import cluster_facts
+from backup.postgres.replication import cluster_facts, replication_refusal
 from backup.postgres.wal_rights import wal_rights
 from backup.postgres.wal_slot import slot_name, wal_slots
 from backup.progress import Silent
@@ -59,7 +60,6 @@ from backup.storage.filesystem import disk_space, in_memory, storing
 from backup.storage.s3 import open_bucket
 from backup.storage.s3.bucket_setup import check_bucket
 
-_SOCKET: Final = Path("/var/run/docker.sock")
 # Counting the files of a large volume takes its time.
 _COUNTING: Final = 300.0
 _TRYING: Final = 60.0
@@ -145,17 +145,12 @@ class _Doctor:
             found["DB_PASSWORD"] = ("***" if login.password else "", where)
         return settings_in_force(self._settings, loader.origin, found)
 
-    @property
-    def _alone(self) -> bool:
-        """Whether this is the network way on purpose: there is no engine, and none was given."""
-        return bool(self._settings.db_host) and not _SOCKET.exists() and not os.environ.get("DOCKER_HOST")
-
     def _engine(self) -> Iterator[Finding]:
         try:
             yield from findings.engine(engine_rights(Engine()))
         except EngineError as error:
             network = bool(self._settings.db_host)
-            yield findings.no_engine(error.message, error.hint, network=network, wanted=not self._alone)
+            yield findings.no_engine(error.message, error.hint, network=network, wanted=not self._app.alone)
 
     def _look_around(self) -> _Around:
         engine = Engine()
@@ -182,17 +177,26 @@ class _Doctor:
         """Whether WAL can be received, base backups taken, and all of it kept."""
         settings, now = self._settings, datetime.now(UTC)
         source = self._source.borrow()
-        if not isinstance(source.clients, HelperClients):
-            yield told_moments.network_way()
-            return
         self._facts.borrow()  # a database that does not answer is told elsewhere
         cluster, window = cluster_facts(source.login), read_window(settings, settings.root, now)
         streaming = told_moments.is_streaming(window, now)
-        yield from told_moments.server(wal_rights(source.login), cluster.tablespaces, streaming=streaming)
+        rights, network = wal_rights(source.login), not isinstance(source.clients, HelperClients)
+        refused = replication_refusal(source.login) if network else ""
+        yield from told_moments.server(rights, cluster.tablespaces, streaming=streaming, refused=refused)
+        if network:
+            yield from self._recovery(official_image(cluster.server_version))
         yield from told_moments.slot(wal_slots(source.login), slot_name(source.instance), wanted=source.slot)
         yield from left_slots(clusters(settings.root), cluster.system_identifier)
         yield from told_moments.increments(cluster)
         yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, now)
+
+    def _recovery(self, image: str) -> Iterator[Finding]:
+        """Whether what is received over the network can be recovered here."""
+        with contextlib.suppress(EngineError):
+            engine = Engine()
+            yield from told_moments.recovery(image, there=bool(engine.image(image)))
+            return
+        yield warning(told_moments.RECEIVED_ALONE, NEEDS_ENGINE)
 
     def _slots_left(self) -> Iterator[Finding]:
         """What point-in-time recovery has left on the server, before it was switched off."""
@@ -227,7 +231,7 @@ class _Doctor:
         return {}
 
     def _mounts(self) -> Iterator[Finding]:
-        if self._alone:
+        if self._app.alone:
             yield ok("not compared with the application's: there is no engine to ask")
             return
         around = self._around.borrow()
@@ -305,7 +309,7 @@ class _Doctor:
         with_engine = restore_context(self._app, Silent())
         application = with_engine.application()
         if application is None:
-            yield findings.no_stop(on_purpose=self._alone)
+            yield findings.no_stop(on_purpose=self._app.alone)
             return
         application.require(with_engine.stops)
         stopped = application.running(with_engine.stops, with_engine.mounts())

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from backup.app.composition import App
 from backup.catalog.wal_archive import WAL, WalArchive
-from backup.docker.engine import Engine, folder_mount
 from backup.errors import ConfigError
 from backup.model.wal import WalSlot
 from backup.operations.pitr.base import BaseContext
 from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalSource
 from backup.postgres.clients import HelperClients
 from backup.postgres.replication import ServerWal, server_wal
+from backup.postgres.server import standing
 from backup.postgres.wal_rights import receiver_name
 from backup.postgres.wal_slot import hold_wal, slot_name
 from backup.progress import Progress
 from backup.storage.filesystem import storing
-
-# Where a receiver has the folder of all WAL.
-_INSIDE: Final = "/wal"
 
 
 def receive_context(main: App, wait: Callable[[float], bool]) -> ReceiveContext:
@@ -62,11 +58,6 @@ def base_context(main: App, progress: Progress) -> BaseContext:
 def _database(main: App) -> WalSource:
     source = main.source()
     clients = source.clients
-    if not isinstance(clients, HelperClients):
-        raise ConfigError(
-            "WAL is received beside the database's container, and that is not reached through a Docker engine",
-            "Mount the Docker socket, or set BACKUP_PITR=off.",
-        )
     name = receiver_name(main.instance())
 
     def ask() -> ServerWal:
@@ -74,16 +65,17 @@ def _database(main: App) -> WalSource:
 
     @contextmanager
     def receive(archive: WalArchive) -> Iterator[RunningReceiver]:
-        engine = Engine()
-        mount = folder_mount(engine, engine.own(), _folder(main.settings.root), _INSIDE)
-        with clients.receiver(mount, f"{_INSIDE}/{archive.system_identifier}/stream", name) as receiver:
+        clients.check(standing(source.login))
+        with clients.receiver(_folder(main.settings.root), f"{archive.system_identifier}/stream", name) as receiver:
             yield receiver
 
     def hold(place: int) -> WalSlot | None:
         return hold_wal(source.login, slot_name(source.instance), place) if source.slot else None
 
-    beside = clients.beside
-    return WalSource((beside.id, beside.started), ask, receive, hold, beside.service or beside.name)
+    identity, called = (source.login.host, str(source.login.port)), source.login.host
+    if isinstance(clients, HelperClients):
+        identity, called = (clients.beside.id, clients.beside.started), clients.beside.service or clients.beside.name
+    return WalSource(identity, ask, receive, hold, called)
 
 
 def _folder(root: Path) -> Path:

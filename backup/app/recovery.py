@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from backup.app.composition import App
 from backup.app.places import primary
@@ -36,6 +37,11 @@ from backup.postgres.clients import HelperClients
 from backup.postgres.recovery import RecoveryPlaces
 from backup.postgres.table_files import table_files
 from backup.progress import Progress
+
+NEEDS_ENGINE: Final = (
+    "Mount the Docker socket of this machine, or bring it back from copies offsite on one that has an engine (the"
+    " option --from s3)."
+)
 
 
 def recovered_origin(app: App, wanted: Wanted) -> RecoveredOrigin:
@@ -152,7 +158,8 @@ def _places(app: App, base: Base) -> RecoveryPlaces:
     try:
         engine = Engine()
     except EngineError as error:
-        raise EngineError(f"{error.message}; without an engine no moment can be brought back", error.hint) from error
+        hint = NEEDS_ENGINE if app.alone else error.hint
+        raise EngineError(f"{error.message}; without an engine no moment can be brought back", hint) from error
     identifier, shown = _image(app, engine, base)
     settings, own = app.settings, engine.own()
     app.private(settings.spool)
@@ -170,7 +177,7 @@ def _places(app: App, base: Base) -> RecoveryPlaces:
 
 
 def _image(app: App, engine: Engine, base: Base) -> tuple[str, str]:
-    """(id, name) of the base's image, else of the one that the live database of its major version runs in."""
+    """(id, name) of the base's image, else of one of its major version: the live database's, or the official one."""
     for name in (base.image_id, base.image):
         if found := engine.image(name):
             return found, base.image or name
@@ -179,8 +186,17 @@ def _image(app: App, engine: Engine, base: Base) -> tuple[str, str]:
         live = app.database_container(engine)
         if (said := re.match(r"\d+", live.environment.get("PG_MAJOR", ""))) and said[0] == major:
             return live.image_id, live.image
+    official = official_image(base.server_version)
+    if found := engine.image(official):
+        return found, official
+    named = printable(base.image or base.image_id)
+    wanted = f"the image that the base backup {base.id} was taken with, {named}" if named else f"the image {official}"
     raise EngineError(
-        f"the image that the base backup {base.id} was taken with, {printable(base.image or base.image_id)}"
-        f" (PostgreSQL {printable(base.server_version)}), is not here; nothing was done",
+        f"{wanted} (PostgreSQL {printable(base.server_version)}), is not here; nothing was done",
         "Pull it (`docker pull`), then run this again.",
     )
+
+
+def official_image(version: str) -> str:
+    """The official image of that version of the server: over the network nobody knows another one."""
+    return f"postgres:{version.partition('.')[0]}"

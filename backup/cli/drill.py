@@ -78,6 +78,9 @@ def drill_command(
 
 def _moments(main: App, wait: float, occasion: base.Occasion) -> None:
     """Drill the window, and say how it went."""
+    if occasion.slot and main.alone:
+        logger.warning("the window is not drilled: without a Docker engine this machine brings no moment back")
+        return
     request = Request(wait=wait, **occasion._asdict())
     with base.progress(as_json=False) as progress:
         context = proof_context(main, progress)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -40,6 +42,16 @@ class ChildProcess:
         """See Process."""
         code = self._process.wait()
         return 128 - code if code < 0 else code
+
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def stop(self, seconds: int) -> None:
+        """Ask it to end; return when it has, or after so many seconds."""
+        self._process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
 
     def errors(self) -> str:
         """See Process."""

@@ -12,13 +12,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
 from backup.docker.container import Container
-from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
+from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount, folder_mount
 from backup.docker.helper import Helper
 from backup.errors import ConfigError, EngineError
 from backup.formatting import printable
@@ -27,6 +27,7 @@ from backup.pipeline.file_type import CUSTOM_MAGIC
 from backup.postgres.child_process import ChildProcess
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.process_io import ClientProcess, Pipe, ProcessInput, ProcessOutput, converted
+from backup.postgres.receiver import Receiver
 from backup.postgres.session import APPLICATION, Login
 from backup.postgres.session_settings import ANYWHERE, Standing
 from backup.postgres.waiting_helpers import WaitingHelpers, waiting
@@ -46,6 +47,8 @@ _ALIVE: Final = {"keepalives_idle": "10", "keepalives_interval": "10", "keepaliv
 ROLE: Final = "client"
 # What pg_receivewal needs to write what it has.
 _STOPPING: Final = 5
+# Where a helper has the folder of all WAL.
+_WAL: Final = "/wal"
 
 
 class Clients:
@@ -140,6 +143,42 @@ class Clients:
                         yield pieces
 
     @contextlib.contextmanager
+    def base_backup(
+        self, arguments: Sequence[str], run: str, busy: Callable[[], bool] = lambda: False, manifest: bytes = b""
+    ) -> Iterator[ProcessOutput]:
+        """As `run` of pg_basebackup, which writes a tar to its standard output alone. `manifest` is its parent's."""
+        spooled = self._path(run, "manifest")
+        try:
+            with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
+                spooled.write_bytes(manifest)
+                words = ["-c", 'exec "$@" >"$0"', self._inside(pipe.path), self._program("pg_basebackup")]
+                words += [*self._connection(run), *arguments]
+                words += [f"--incremental={self._inside(spooled)}"] if manifest else []
+                with self._started("/bin/sh", words, run) as process:
+                    with ProcessOutput(process, pipe, "pg_basebackup", self._stall, busy) as output:
+                        yield output
+        finally:
+            spooled.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def receiver(self, wal: Path, folder: str, name: str) -> Iterator[Receiver]:
+        """Start pg_receivewal, which writes into `folder` below `wal` for as long as the body runs, and not longer.
+
+        `name` is that of its session on the server.
+        """
+        run = new_run_id(datetime.now(UTC))
+        with self._secret(run):
+            at = replace(self._login, password="")
+            secret = self._path(run, "pass")
+            conninfo = at.conninfo(passfile=self._inside(secret), application_name=name, **_ALIVE)
+            # Not --synchronous: a sync for each commit, on the disk that the server syncs its own to, took a third of
+            # its throughput. What is written outlives the server and us; after a power cut the server still has it.
+            words = ["--no-password", "--no-loop", "--status-interval=1", f"--dbname={conninfo}"]
+            with self._receiving(words, wal, folder) as process:
+                yield Receiver(process, secret)
+                process.stop(_STOPPING)
+
+    @contextlib.contextmanager
     def ahead(self, run: str, count: int) -> Iterator[None]:
         """Let the first `count` programs that `run` starts in the body begin at once, where starting takes a while."""
         yield
@@ -160,6 +199,16 @@ class Clients:
         self, program: str, arguments: list[str], run: str
     ) -> contextlib.AbstractContextManager[ClientProcess]:
         raise NotImplementedError
+
+    def _receiving(
+        self, arguments: list[str], wal: Path, folder: str
+    ) -> contextlib.AbstractContextManager[Helper | ChildProcess]:
+        """Start pg_receivewal with these arguments, and that directory."""
+        raise NotImplementedError
+
+    def _program(self, name: str) -> str:
+        """What a client is started as."""
+        return name
 
     def _inside(self, path: Path) -> str:
         """The path of a spooled file as the client sees it."""
@@ -224,49 +273,6 @@ class HelperClients(Clients):
             yield
 
     @contextlib.contextmanager
-    def base_backup(
-        self, arguments: Sequence[str], run: str, busy: Callable[[], bool] = lambda: False, manifest: bytes = b""
-    ) -> Iterator[ProcessOutput]:
-        """As `run` of pg_basebackup, which writes a tar to its standard output alone. `manifest` is its parent's."""
-        spooled = self._path(run, "manifest")
-        try:
-            with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
-                spooled.write_bytes(manifest)
-                words = ["-c", 'exec pg_basebackup "$@" >"$0"', self._inside(pipe.path), *self._connection(run)]
-                words += [*arguments, *([f"--incremental={self._inside(spooled)}"] if manifest else [])]
-                with self._started("sh", words, run) as process:
-                    with ProcessOutput(process, pipe, "pg_basebackup", self._stall, busy) as output:
-                        yield output
-        finally:
-            spooled.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def receiver(self, folder: SpoolMount, directory: str, name: str) -> Iterator[Receiver]:
-        """Start pg_receivewal, which writes into `directory` below `folder` for as long as the body runs.
-
-        `name` is that of its session on the server.
-        """
-        run = new_run_id(datetime.now(UTC))
-        self._engine.sweep_receivers(self._instance)
-        with self._secret(run):
-            secret = self._path(run, "pass")
-            at = replace(self._login, password="")
-            conninfo = at.conninfo(passfile=self._inside(secret), application_name=name, **_ALIVE)
-            # Not --synchronous: a sync for each commit, on the disk that the server syncs its own to, took a third of
-            # its throughput. What is written outlives the server and us; after a power cut the server still has it.
-            words = ["--no-password", "--no-loop", "--status-interval=1"]
-            words += [f"--directory={directory}", f"--dbname={conninfo}"]
-            try:
-                helper = self._engine.start_receiver(
-                    self.beside, "pg_receivewal", words, [self._mount, folder], self._instance
-                )
-                yield Receiver(helper, secret)
-                helper.stop(_STOPPING)
-            finally:
-                with contextlib.suppress(EngineError):
-                    self._engine.sweep_receivers(self._instance)
-
-    @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
         made: list[Helper] = []
 
@@ -286,32 +292,23 @@ class HelperClients(Clients):
                     helper.close()
             raise
 
+    @contextlib.contextmanager
+    def _receiving(self, arguments: list[str], wal: Path, folder: str) -> Iterator[Helper | ChildProcess]:
+        self._engine.sweep_receivers(self._instance)
+        mounts = [self._mount, folder_mount(self._engine, self._engine.own(), wal, _WAL)]
+        words = [*arguments, f"--directory={_WAL}/{folder}"]
+        try:
+            yield self._engine.start_receiver(self.beside, "pg_receivewal", words, mounts, self._instance)
+        finally:
+            with contextlib.suppress(EngineError):
+                self._engine.sweep_receivers(self._instance)
+
     def _helper(self, program: str, arguments: list[str], run: str) -> Helper:
         labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
         return self._engine.start_helper(self.beside, program, arguments, self._mount, labels)
 
     def _inside(self, path: Path) -> str:
         return str(self.inside / path.name)
-
-
-@dataclass(frozen=True)
-class Receiver:
-    """pg_receivewal at work; `secret` is its password file."""
-
-    helper: Helper
-    secret: Path
-
-    def running(self) -> bool:
-        """Whether it has not ended."""
-        return self.helper.running()
-
-    def errors(self) -> str:
-        """Its last words."""
-        return self.helper.errors()
-
-    def entered(self) -> None:
-        """It has a session: no password is to lie beside it any longer."""
-        self.secret.unlink(missing_ok=True)
 
 
 class NetworkClients(Clients):
@@ -338,8 +335,24 @@ class NetworkClients(Clients):
 
     @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
-        home = self._root / str(self._major)
-        yield ChildProcess([str(home / "bin" / program), *arguments], home / "lib")
+        yield ChildProcess([self._program(program), *arguments], self._home / "lib")
+
+    @contextlib.contextmanager
+    def _receiving(self, arguments: list[str], wal: Path, folder: str) -> Iterator[Helper | ChildProcess]:
+        # Two of them must never write into one folder, and no pipe of ours breaks: it is to die when this thread does.
+        words = ["/usr/bin/setpriv", "--pdeathsig", "KILL", "--", self._program("pg_receivewal")]
+        process = ChildProcess([*words, *arguments, f"--directory={wal / folder}"], self._home / "lib")
+        try:
+            yield process
+        finally:
+            process.close()
+
+    @property
+    def _home(self) -> Path:
+        return self._root / str(self._major)
+
+    def _program(self, name: str) -> str:
+        return str(self._home / "bin" / name)  # an absolute path stays as it is
 
     def _inside(self, path: Path) -> str:
         return str(path)

@@ -16,7 +16,7 @@ from backup.formatting import printable
 from backup.logging import logger
 from backup.model.snapshot import DumpSnapshot
 from backup.postgres.server import maintenance
-from backup.postgres.session import Login, connected, server_message
+from backup.postgres.session import APPLICATION, Login, connected, database_error, server_message
 from backup.postgres.wal_slot import SLOT_PREFIX
 
 # One statement, so that all of it is of one moment. The functions on the current place refuse on a standby.
@@ -276,3 +276,13 @@ def _row(login: Login, query: str, values: tuple[str, ...]) -> dict[str, Any]:
     if row is None:
         raise DatabaseUnavailable("the server says nothing of its WAL")
     return row
+
+
+def replication_refusal(login: Login) -> str:
+    """Why the server lets nobody in from here who is to receive WAL; empty where it does."""
+    conninfo = login.conninfo(application_name=f"{APPLICATION} doctor", replication="true")
+    try:
+        psycopg.connect(conninfo, password=login.password or None, autocommit=True).close()
+    except psycopg.Error as error:
+        return database_error(error, login).message
+    return ""

@@ -114,13 +114,6 @@ def test_the_doctor_says_what_a_minimal_server_lacks(tmp_path: Path, minimal: Se
     assert "ALTER SYSTEM SET wal_level = 'replica';" in found[0][2]
 
 
-def test_the_doctor_says_that_the_network_way_is_not_supported(sidecar: Sidecar, server: Server) -> None:
-    found = topic(
-        sidecar, BACKUP_PITR="on", DB_HOST=server.address, DB_NAME="obcms_prod", DB_USER=USER, DB_PASSWORD=PASSWORD
-    )
-    assert [level for level, _, _ in found] == ["fail"] and "not supported yet" in found[0][1]
-
-
 def test_a_server_that_does_not_answer_is_told_once(sidecar: Sidecar) -> None:
     (found,) = topic(sidecar, BACKUP_PITR="on", DB_PASSWORD="wrong")  # noqa: S106
     assert found[:2] == ("warn", "not checked: it needs the database")

@@ -17,25 +17,33 @@ from backup.postgres.wal_slot import SET_LIMIT, Slots, refusal
 # One for the stream, one for a base backup.
 _SENDERS: Final = 2
 _DROP: Final = "By hand, as a superuser: SELECT pg_drop_replication_slot('{}');"
+_ENTRY: Final = (
+    "A line for it in pg_hba.conf, `host replication {} ADDRESS scram-sha-256`, and SELECT pg_reload_conf(); Where a"
+    " managed server allows none: BACKUP_PITR=off, and the provider's own recovery."
+)
+RECEIVED_ALONE: Final = "moments are received here, but can be brought back, and proven, only where a Docker engine is"
 _RESTART: Final = "as a superuser, then restart the database server"
 
 
-def network_way() -> Finding:
-    """Say that WAL is received beside the database's container alone."""
-    return failure(
-        "point-in-time recovery needs the Docker engine: WAL is received beside the database's container; over the"
-        " network (DB_HOST names a server) it is not supported yet",
-        "Mount the Docker socket and let DB_HOST or DB_SERVICE name the container, or set BACKUP_PITR=off.",
-    )
+def recovery(image: str, *, there: bool) -> Iterator[Finding]:
+    """Say in which `image` the server of a moment is started, whose own image the network does not tell."""
+    if there:
+        yield ok(f"moments are recovered in {image}")
+    else:
+        text = f"moments cannot be brought back, nor proven, before the image {image} is on this machine"
+        yield warning(text, f"`docker pull {image}`, or give that name to an image with the extensions in use.")
 
 
-def server(rights: WalRights, tablespaces: Sequence[str], *, streaming: bool) -> Iterator[Finding]:
+def server(rights: WalRights, tablespaces: Sequence[str], *, streaming: bool, refused: str = "") -> Iterator[Finding]:
     """Say what keeps WAL from being received, or base backups from being taken.
 
-    `streaming`: our own session is among `used`.
+    `streaming`: our own session is among `used`. `refused`: what the server said to a receiver over the network.
     """
     found = [*_settings(rights, streaming=streaming), *_role(rights), *_tablespaces(tablespaces)]
     role = printable(rights.role)
+    if refused and not found:
+        text = f"the server lets no receiver of WAL in over the network: {refused}"
+        found = [failure(text, _ENTRY.format(role))]
     senders = f"{rights.used} of {rights.senders} senders are in use"
     yield from found or [ok(f"{role} may receive WAL (wal_level {printable(rights.level)}; {senders})")]
 

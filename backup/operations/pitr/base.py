@@ -35,9 +35,9 @@ from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
 from backup.pipeline.age import Recipient
 from backup.postgres.base_backup import BaseContent, BaseReader
-from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.replication import ClusterFacts, cluster_facts, cut_files, held_wal, server_wal, summarized
+from backup.postgres.server import standing
 from backup.postgres.wal_rights import receiver_name
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
@@ -82,13 +82,8 @@ def take_base(request: runs.Request, context: BaseContext, *, full: bool = False
     with runs.locked(context, run, request.wait) as run, runs.recorded(context, run) as recording:
         refuse_unfinished(context.catalog.root, run.started)
         source = context.source()
-        clients = source.clients
-        if not isinstance(clients, HelperClients):
-            raise ConfigError(
-                "a base backup needs the Docker engine: over the network there is none yet",
-                "Mount the Docker socket, or set BACKUP_PITR=off.",
-            )
         source.sweep()
+        source.clients.check(standing(source.login))
         facts = cluster_facts(source.login)
         archive = WalArchive(context.catalog.root, facts.system_identifier)
         # First what nobody needs any more: it may be what keeps a base from having room.
@@ -100,7 +95,7 @@ def take_base(request: runs.Request, context: BaseContext, *, full: bool = False
         with runs.timed(recording.seconds, "total"):
             # Slots are named by lower-case letters, digits and underscores.
             with held_wal(source.login, f"obcms_backup_{source.instance}"):
-                base, choice = _take(_Taking(context, run, source, clients, archive, facts), choice)
+                base, choice = _take(_Taking(context, run, source, archive, facts), choice)
                 # Meanwhile the receiver gets what the base ends with.
                 _read_back(context, archive, base)
                 _catch_up(context, source)
@@ -168,7 +163,6 @@ class _Taking:
     context: BaseContext
     run: Run
     source: PostgresSource
-    clients: HelperClients
     archive: WalArchive
     facts: ClusterFacts
 
@@ -207,7 +201,7 @@ def _receive(taking: _Taking, choice: Choice) -> Base:
             ArtifactWriter(archive.bases, f"{identifier}.tar.gz", "base", "", context.level, context.recipients)
         )
         try:
-            with taking.clients.base_backup(
+            with taking.source.clients.base_backup(
                 _OPTIONS, taking.run.id, lambda: not begun and context.steady() < patient, choice.manifest
             ) as output:
                 for chunk in output.chunks(lambda: context.progress.advance(0)):

@@ -43,7 +43,7 @@ _NO_BASE: Final = "there is no base backup that the WAL can be replayed on"
 
 
 class RunningReceiver(Protocol):
-    """pg_receivewal at work (postgres/clients.py)."""
+    """pg_receivewal at work (postgres/receiver.py)."""
 
     def running(self) -> bool:
         """Whether it has not ended."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from backup.postgres.clients import NetworkClients
 from backup.postgres.session import Login
 from backup.postgres.session_settings import Standing
+from tests.support.faults import eventually
 
 INSTANCE, RUN = "0123456789ab", "20260102T030405Z-abcdef"
 TELLTALE = """#!/bin/sh
@@ -45,3 +49,48 @@ def test_a_silent_session_is_kept_alive_and_a_dead_line_noticed(clients: Network
     idle, interval, count = (int(said.get(f"keepalives_{what}", 0)) for what in ("idle", "interval", "count"))
     assert 0 < idle <= 60, "routers forget a silent line within minutes"
     assert 120 <= idle + interval * count <= 600, "nor does a short outage end a load"
+
+
+RECEIVER = """#!/bin/sh
+for word; do case $word in --directory=*) out=${word#--directory=};; esac; done
+trap 'echo asked >>"$out/said"; kill $!; exit 0' INT
+sleep 600 &
+echo $$ >"$out/pid"
+wait
+"""
+
+
+@pytest.fixture
+def stream(clients: NetworkClients, tmp_path: Path) -> Iterator[Path]:
+    """Where a receiver writes, which says who it is."""
+    program = tmp_path / "17" / "bin" / "pg_receivewal"
+    program.write_text(RECEIVER)
+    program.chmod(0o700)
+    folder = tmp_path / "wal" / "1" / "stream"
+    folder.mkdir(parents=True)
+    yield folder
+
+
+def test_a_receiver_is_asked_to_end(clients: NetworkClients, stream: Path, tmp_path: Path) -> None:
+    with clients.receiver(tmp_path / "wal", "1/stream", "r") as receiver:
+        eventually(lambda: (stream / "pid").exists() and receiver.running())
+        receiver.entered()
+        assert not list((tmp_path / "spool").glob("*.pass"))
+    assert not receiver.running() and (stream / "said").read_text() == "asked\n"
+
+
+def test_a_receiver_dies_with_whoever_started_it(clients: NetworkClients, stream: Path, tmp_path: Path) -> None:
+    """Another one is started by the next, and two must never write into one folder."""
+    if not (child := os.fork()):
+        with clients.receiver(tmp_path / "wal", "1/stream", "r"):
+            signal.pause()
+    pid = int(eventually(lambda: (stream / "pid").exists() and (stream / "pid").read_text()))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+    def gone() -> bool:
+        state = Path(f"/proc/{pid}/stat")
+        return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+    eventually(gone)
+    assert not (stream / "said").exists()

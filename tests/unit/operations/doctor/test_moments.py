@@ -60,9 +60,21 @@ def test_several_lacks_are_all_told() -> None:
     assert len(told(level="minimal", allowed=False, senders=0, used=0, tablespaces=("a", "b"))) == 4
 
 
-def test_the_network_way_is_not_supported_yet() -> None:
-    line = moments.network_way()
-    assert (line.level, "not supported yet" in line.text, "BACKUP_PITR=off" in line.hint) == ("fail", True, True)
+def test_who_is_let_in_nowhere_is_told_what_to_write() -> None:
+    said = "no pg_hba.conf entry"
+    (line,) = moments.server(RIGHTS, (), streaming=False, refused=said)
+    assert (line.level, said in line.text, "`host replication obcms_user ADDRESS" in line.hint) == ("fail", True, True)
+
+
+def test_a_refusal_that_has_a_reason_already_is_told_once() -> None:
+    (line,) = moments.server(replace(RIGHTS, allowed=False), (), streaming=False, refused="permission denied")
+    assert "may not receive WAL" in line.text
+
+
+@pytest.mark.parametrize(("there", "level", "hint"), [(True, "pass", ""), (False, "warn", "docker pull postgres:17")])
+def test_the_image_of_a_server_elsewhere_is_told(there: bool, level: str, hint: str) -> None:
+    (line,) = moments.recovery("postgres:17", there=there)
+    assert (line.level, "postgres:17" in line.text, hint in line.hint) == (level, True, True)
 
 
 def test_the_room_is_what_is_still_to_come() -> None:
