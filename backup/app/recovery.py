@@ -28,7 +28,7 @@ from backup.operations.pitr.comparison import Night
 from backup.operations.pitr.deletions import SearchContext
 from backup.operations.pitr.proof import ProofContext
 from backup.operations.pitr.pull import newest_database_there, remote_clusters
-from backup.operations.pitr.recover import RecoveredOrigin, find_moment, local_clusters
+from backup.operations.pitr.recover import RecoveredOrigin, await_wal, find_moment, local_clusters
 from backup.operations.pitr.window_reader import read_window
 from backup.operations.restore.journal import Kept
 from backup.operations.restore.physical import Physical
@@ -46,6 +46,8 @@ NEEDS_ENGINE: Final = (
 
 def recovered_origin(app: App, wanted: Wanted) -> RecoveredOrigin:
     """Find what brings that back, and where it is to be done. NotFound, ConfigError, EngineError."""
+    if wanted.moment:
+        await_wal(app.settings.root, wanted.moment, lambda: datetime.now(UTC))
     return _origin(app, wanted, local_clusters(app.settings.root), None)
 
 

@@ -6,7 +6,8 @@ space → WAL → where to stop (pg_waldump) → base → server, which replays,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,9 @@ _SHOWN: Final = "%Y-%m-%d %H:%M:%S.%f"
 _ROOM: Final = 1.1
 # By how much the server's clock may be behind ours, so that a later commit of it is in an earlier segment.
 _SKEW: Final = timedelta(minutes=1)
+# Looks at the receiver's WAL are two seconds apart, and longer on a busy machine.
+_ON_ITS_WAY: Final = timedelta(seconds=30)
+_GLANCE: Final = 0.2
 # So many segments beyond the moment are read, too, to count what is not brought back; then so many more at a time,
 # until there is a later commit.
 _BEYOND: Final = 64
@@ -80,6 +84,18 @@ def local_clusters(root: Path) -> list[tuple[WalArchive, Cluster]]:
         if bases := archive.list_bases():
             found.append((archive, Cluster(bases, archive.received(bases[-1].size, stream))))
     return found
+
+
+def await_wal(
+    root: Path, moment: datetime, clock: Callable[[], datetime], sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Wait for the WAL of a moment that has passed where it is on its way: a receiver at work is seconds behind."""
+    file, until = StreamFile(root), clock() + _ON_ITS_WAY
+    while (now := clock()) < until and moment <= now:
+        stream = file.read_quietly()
+        if not stream or not stream.as_of(now).up or not stream.level or stream.level >= moment:
+            return
+        sleep(_GLANCE)
 
 
 def find_moment(

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog.wal_archive import WalArchive
+from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, Wanted
 from backup.model.recovered import Recovered
@@ -19,6 +19,8 @@ from backup.model.wal import Received, WindowProof, lsn
 from backup.operations.pitr import recover
 from backup.operations.pitr.base_choice import Cluster
 from backup.progress import Silent
+from tests.support.facts import NOW
+from tests.support.windows import a_stream
 from tests.unit.model.test_wal import SIZE, at, base, whole
 
 ZONE = ZoneInfo("UTC")
@@ -140,3 +142,36 @@ def test_a_place_needs_the_wal_up_to_it(tmp_path: Path) -> None:
 )
 def test_a_set_says_what_it_was_recovered_from(recovered: Recovered, said: str) -> None:
     assert recovered.words(ZONE) == said
+
+
+@pytest.mark.parametrize(
+    ("ago", "state", "seconds"),
+    [(1, "streaming", 1), (-1, "streaming", 0), (9, "streaming", 0), (1, "down", 0), (1, "starting", 0)],
+    ids=["on its way", "to come", "here", "down", "starting"],
+)
+def test_wal_that_is_on_its_way_is_waited_for(ago: float, state: str, seconds: float, tmp_path: Path) -> None:
+    """Each look, a second apart, finds all that was there two seconds before."""
+    file, now = StreamFile(tmp_path), [NOW]
+    (tmp_path / "state").mkdir()
+
+    def look(passed: float) -> None:
+        now[0] += timedelta(seconds=passed)
+        file.write(a_stream(5, now[0] - timedelta(seconds=2), now[0], state=state))
+
+    look(0)
+    recover.await_wal(tmp_path, NOW - timedelta(seconds=ago), lambda: now[0], look)
+    assert (now[0] - NOW).total_seconds() == pytest.approx(seconds, abs=0.21)
+
+
+def test_wal_that_does_not_come_is_waited_for_in_vain(tmp_path: Path) -> None:
+    file, now = StreamFile(tmp_path), [NOW]
+    (tmp_path / "state").mkdir()
+
+    def look(passed: float) -> None:
+        now[0] += timedelta(seconds=passed)
+        file.write(a_stream(5, NOW - timedelta(seconds=5), now[0]))
+
+    look(0)
+    recover.await_wal(tmp_path, NOW, lambda: now[0], look)
+    assert 30 <= (now[0] - NOW).total_seconds() < 31
+    recover.await_wal(tmp_path / "no stream here", NOW, lambda: now[0], look)
