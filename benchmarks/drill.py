@@ -25,7 +25,20 @@ from typing import Any
 import docker
 
 from backup.docker.throwaway_server import SETTINGS
-from benchmarks.run import database, inside, product, report, rounds, said, say, server, timed_inside
+from benchmarks.run import (
+    ROWS,
+    SHAPE,
+    database,
+    inside,
+    judged,
+    product,
+    report,
+    rounds,
+    said,
+    say,
+    server,
+    timed_inside,
+)
 
 _PSQL = "psql -XqAt -h 127.0.0.1 -U obcms -v ON_ERROR_STOP=1 -o /dev/null"
 _BY_HAND = "gunzip | psql, a server as it comes"
@@ -36,7 +49,7 @@ def main() -> None:
     """Make one set, run the rounds, print the table."""
     client = docker.from_env()
     tuned = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
-    with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
+    with judged(), tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
         directory = Path(base)
         with database(client) as source:
             ran(client, directory, "create", "manual", "--only", "database")
@@ -47,7 +60,7 @@ def main() -> None:
                 "gunzip | psql, the throw-away server's settings": lambda: by_hand_tuned(client, tuned, dump),
                 "backup drill": lambda: drill(client, directory),
             }
-            report("drill", rounds(contenders), floor=_BY_HAND, middle_of=min, word="best")
+            report(f"drill, {SHAPE}, {ROWS:,} rows", rounds(contenders), floor=_BY_HAND, middle_of=min, word="best")
     for phases in PHASES:
         say("drill: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts(phases).items()))
 

@@ -22,7 +22,7 @@ import docker
 
 from benchmarks import run
 from benchmarks.drill import ran
-from benchmarks.run import database, inside, product, report, resident, rounds, say, timed_inside
+from benchmarks.run import database, inside, judged, product, report, resident, rounds, say, timed_inside
 
 SECONDS = int(os.environ.get("SECONDS_OF_PGBENCH", "20"))
 _PGBENCH = "pgbench -h 127.0.0.1 -U obcms"
@@ -34,7 +34,7 @@ _LAG = """psql -qAtX -h 127.0.0.1 -U obcms obcms -c "SELECT
 def main() -> None:
     """Run the rounds, print the tables; remove everything."""
     client = docker.from_env()
-    with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
+    with judged(), tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
         directory = Path(base)
         run.ENVIRONMENT["BACKUP_PITR"] = "on"
         with database(client) as server:

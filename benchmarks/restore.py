@@ -5,7 +5,7 @@ loads it beside the live database, counts, exchanges, makes statistics and keeps
 command that is typed in a running container, by that container's own clock. The server is one as it comes. Every
 contender runs once per round, in turn; the best counts. The time in which the database could not be reached is printed
 for two sizes: it must not grow.
-`python -m benchmarks.restore` (ROWS, ROUNDS, SHAPE and VERSION as in run.py; ONLY=database or media for one half).
+`python -m benchmarks.restore` (ROUNDS, SHAPE, VERSION and BUSY as in run.py; SIZES in rows; ONLY=database or media).
 
 Measured on 2 cores, 1.7 GB: 27 s by hand, 19 s without and 29 s with the safety set; media as fast as tar.
 """
@@ -22,7 +22,20 @@ from typing import Any
 import docker
 
 from benchmarks.drill import copy, ran
-from benchmarks.run import ROWS, database, inside, media_tree, product, report, rounds, say, timed, timed_inside
+from benchmarks.run import (
+    ROWS,
+    SHAPE,
+    database,
+    inside,
+    judged,
+    media_tree,
+    product,
+    report,
+    rounds,
+    say,
+    timed,
+    timed_inside,
+)
 
 _PSQL = "psql -Xq -h 127.0.0.1 -U obcms -v ON_ERROR_STOP=1 -o /dev/null"
 _NEW = f"{_PSQL} -d postgres -c 'DROP DATABASE IF EXISTS copy' -c 'CREATE DATABASE copy TEMPLATE template0'"
@@ -30,15 +43,23 @@ _BY_HAND = "dropdb, createdb, gunzip | psql"
 _DIRECTORY = "pg_restore -Fd -j2"
 _TAR = "tar -xzf, and sync"
 _WINDOW = re.compile(r"could not be reached for ([\d.,]+ m?s)")
+# 0.2, 0.6 and 1.7 GB of the application's shape.
+SIZES = [int(each) for each in os.environ.get("SIZES", f"{ROWS // 10},{ROWS * 35 // 100},{ROWS}").split(",")]
 WINDOWS: dict[str, list[str]] = {}
 
 
 def main() -> None:
     """Make sets, run the rounds, print the tables."""
     client = docker.from_env()
+    with judged():
+        measure(client)
+
+
+def measure(client: Any) -> None:
+    """All that is asked for."""
     only = os.environ.get("ONLY", "")
     if only != "media":
-        for rows in (ROWS // 10, ROWS):
+        for rows in SIZES:
             with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
                 of_database(client, Path(base), rows)
         for size, windows in WINDOWS.items():
@@ -61,7 +82,7 @@ def of_database(client: Any, directory: Path, rows: int) -> None:
             "backup restore --no-safety": lambda: restored(client, directory, size, "database", "--no-safety"),
             "backup restore, with the safety set": lambda: restored(client, directory, size, "database"),
         }
-        report(f"restore, {size}", rounds(contenders), floor=_BY_HAND, middle_of=min, word="best")
+        report(f"restore, {SHAPE}, {size}", rounds(contenders), floor=_BY_HAND, middle_of=min, word="best")
 
 
 def of_media(client: Any, directory: Path) -> None:
@@ -74,7 +95,7 @@ def of_media(client: Any, directory: Path) -> None:
             _TAR: lambda: unpacked(archive, directory / "by-hand"),
             "backup restore --only media --no-safety": lambda: restored(client, directory, "", "media", "--no-safety"),
         }
-        report("media", rounds(contenders), floor=_TAR, middle_of=min, word="best")
+        report("restore of media", rounds(contenders), floor=_TAR, middle_of=min, word="best")
 
 
 def by_hand(server: Any) -> float:
