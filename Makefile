@@ -27,8 +27,9 @@ fast: venv
 	.venv/bin/ruff format --check -q $(CHECKED)
 	tools/fast
 
+# Without the three dozen tests that take half of the time; `make test` runs those, too.
 unit: venv
-	$(PYTEST) -n 2 --dist worksteal tests/unit tests/test_architecture.py
+	$(PYTEST) -n 2 --dist worksteal $(if $(LONG),,-m "not long") tests/unit tests/test_architecture.py
 
 # The long search, outside CI. SEED repeats a round.
 fuzz: venv

@@ -52,6 +52,7 @@ def test_each_loss_is_seen(loss: str) -> None:
     assert list(expectation(500, 510).database(LOSSES[loss]))
 
 
+@pytest.mark.long
 def test_files_are_what_they_were_at_some_moment(tmp_path: Path) -> None:
     files = Files(tmp_path, random.Random(1))
     with files.watched() as allowed:

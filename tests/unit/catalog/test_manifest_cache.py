@@ -254,6 +254,7 @@ def _elsewhere(stored: StoredSet) -> None:
         _elsewhere,
     ],
 )
+@pytest.mark.long
 def test_every_change_is_seen(many: Path, fault: Callable[[StoredSet], None]) -> None:
     """By a process that comes later, and by one that has listed the sets before."""
     there, before = catalog(many), told(many)

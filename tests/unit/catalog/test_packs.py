@@ -224,6 +224,7 @@ class Killing:
 
 
 @pytest.mark.search
+@pytest.mark.long
 def test_a_kill_while_a_set_is_made_leaves_all_sets_whole(stack: Stack) -> None:
     sets, looks = three(stack)
     (stack.media / "new").write_bytes(os.urandom(10_000))

@@ -98,6 +98,7 @@ def test_expected_errors_have_no_trace(command: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+@pytest.mark.long
 def test_no_color_is_honoured_on_a_terminal(environment: dict[str, str], coloured: bool, tmp_path: Path) -> None:
     words = [sys.executable, str(ROOT / "entrypoint.py"), "doctor"]
     settings = {

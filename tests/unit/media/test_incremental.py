@@ -364,6 +364,7 @@ def test_what_was_packed_just_now_is_found(monkeypatch: pytest.MonkeyPatch, tmp_
     known.close()
 
 
+@pytest.mark.long
 def test_files_that_are_alike_cost_little(memory: Path) -> None:
     """Empty ones above all: when content was looked up, each was compared with all before it."""
     chain = Chain(memory)

@@ -238,6 +238,7 @@ texts = st.text(max_size=20)
 
 @examples(20)
 @given(set_lists, run_lists, st.one_of(st.none(), st.integers(0, 10**12)), texts)
+@pytest.mark.long
 def test_json_round_trips_and_every_line_is_harmless(
     sets: list[StoredSet], runs: list[Run], free: int | None, text: str
 ) -> None:

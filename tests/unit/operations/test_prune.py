@@ -137,6 +137,7 @@ def nights(root: Path, first: float, count: int, **options: Any) -> list[Report]
 
 
 @pytest.mark.parametrize("jump", [20, 3652])
+@pytest.mark.long
 def test_a_clock_that_jumped_waits_for_a_person_from_the_first_night_on(root: Path, jump: int) -> None:
     fill(root, range(31))
     assert [len(report.removed) for report in nights(root, 1, 4)] == [1, 1, 1, 1]
@@ -195,6 +196,7 @@ def test_the_sets_of_a_server_that_is_gone(root: Path) -> None:
     assert not [r for r in judged(root) if "another database server" in r.text and "older" in r.text]
 
 
+@pytest.mark.long
 def test_the_last_sets_of_a_volume_that_left_the_stack(root: Path) -> None:
     """They stay through sixty nights and twenty cleanups, and status says so, until a person says that they may go."""
     ocr = fill(root, range(20, 40), halves="dmo")
@@ -270,6 +272,7 @@ def judged(root: Path) -> list[Finding]:
     return list(status(Settings(), one.catalog, one.records, NOW).reasons)
 
 
+@pytest.mark.long
 def test_many_sets_between_two_cleanups_wait_for_nobody(root: Path) -> None:
     """Forty come and forty go in a fortnight, of eighty: more than the share, and daily life all the same."""
     one = shelf(root, share=10)
@@ -292,6 +295,7 @@ def test_many_sets_between_two_cleanups_wait_for_nobody(root: Path) -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CRASHED, Outcome.RUNNING])
 @pytest.mark.parametrize("only", ["", "database", "media"])
+@pytest.mark.long
 def test_nothing_goes_after_a_backup_that_failed(root: Path, outcome: Outcome, only: str) -> None:
     """F12, also when only one half of it failed, and a later success was of the other half."""
     fill(root, range(40))

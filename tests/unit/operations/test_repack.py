@@ -137,6 +137,7 @@ def test_no_tree_is_read_for_less_than_a_hundredth_of_all_packs(stack: Stack, mo
     churn.all_whole()
 
 
+@pytest.mark.long
 def test_what_a_set_is_read_for_is_found_in_a_pack_that_was_written_anew(stack: Stack, tmp_path: Path) -> None:
     churn = Churn(stack)
     (stack.media / "large").write_bytes(os.urandom(9 << 20))
@@ -227,6 +228,7 @@ def test_nothing_is_written_anew_while_it_is_not_known_what_is_needed(stack: Sta
 
 
 @pytest.mark.search
+@pytest.mark.long
 def test_a_kill_at_any_call_leaves_every_set_whole(stack: Stack) -> None:
     churn = Churn(stack, 4, large=60_000)
     churn.remove(1, 2)

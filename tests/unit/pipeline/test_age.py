@@ -135,6 +135,7 @@ def test_left_early_no_thread_stays_and_the_source_is_open() -> None:
     assert threading.active_count() == before and next(source)
 
 
+@pytest.mark.long
 def test_memory_stays_flat() -> None:
     tracemalloc.start()
     size = sum(len(p) for p in age.decrypt(age.encrypt((bytes(1 << 20) for _ in range(200)), TO), [KEY]))

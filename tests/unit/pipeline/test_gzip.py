@@ -33,6 +33,7 @@ def packed(data: bytes, level: int = 1, step: int = 700_001) -> bytes:
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 @pytest.mark.parametrize("data", [b"", b"x", RANDOM, TEXT, MIXED], ids=["empty", "one", "random", "text", "mixed"])
+@pytest.mark.long
 def test_others_unpack_the_same(data: bytes, level: int) -> None:
     stored = packed(data, level)
     assert standard.decompress(stored) == data

@@ -132,6 +132,7 @@ def test_both_ways(server: Server) -> None:
 
 @pytest.mark.search
 @pytest.mark.parametrize("first", range(1, MOVES + 1))
+@pytest.mark.long
 def test_ended_behind_any_rename_it_goes_on_or_turns_round(server: Server, first: int) -> None:
     """Ended once, then once more in either direction behind any rename, then completed in either."""
     # Each of the ways on is tried behind one or two of the first.

@@ -204,6 +204,7 @@ def test_a_clock_ten_years_ahead_for_one_run_then_back(service: Service) -> None
     ids=str,
 )
 @pytest.mark.parametrize("cron", ["0 2 * * *", "30 2 * * *", "30 1 * * *", "0 0 * * *", "0 2 */1 * 1-7"])
+@pytest.mark.long
 def test_each_night_has_one_run_when_the_clock_changes(
     tmp_path: Path, zone: str, begin: tuple[int, int, int], cron: str
 ) -> None:

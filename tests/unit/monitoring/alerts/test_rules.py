@@ -183,6 +183,7 @@ def test_runs_that_fail_alike_wait_for_the_reminder_and_are_counted() -> None:
     assert "times, last" in reminder.body
 
 
+@pytest.mark.long
 def test_a_storm_of_different_failures_is_a_few_messages_and_names_them_all() -> None:
     world = World()
     world.look()
@@ -264,6 +265,7 @@ def test_what_came_and_went_all_morning_and_then_stands_is_told_within_the_hour(
 
 
 @pytest.mark.parametrize("count", [2, 400])
+@pytest.mark.long
 def test_a_cause_whose_words_change_from_look_to_look_is_told_as_one(count: int) -> None:
     world = World()
     many = 400  # more than are remembered
@@ -277,6 +279,7 @@ def test_a_cause_whose_words_change_from_look_to_look_is_told_as_one(count: int)
     assert len(world.state.model_dump_json()) < 100_000
 
 
+@pytest.mark.long
 def test_what_is_remembered_of_warnings_is_bounded() -> None:
     world = World()
     for hour in range(24 * 3):

@@ -236,6 +236,7 @@ def test_the_space_that_sets_share_is_told(stack: Stack) -> None:
     assert use.other["packs"] > sum(sizes)
 
 
+@pytest.mark.long
 def test_the_page_restores_a_chain_by_hand(stack: Stack) -> None:
     fill(stack.media, 1 << 18)
     for number in range(30):

@@ -179,6 +179,7 @@ def test_it_gives_way(stack: Stack) -> None:
     assert [name for name in before if name not in files(stack)] == []
 
 
+@pytest.mark.long
 def test_a_cleanup_thins_them_out(stack: Stack) -> None:
     """After nine days of three at noon, a quarter of an hour apart, in which files come and go."""
     (stack.media / "a").write_bytes(os.urandom(3000))

@@ -127,6 +127,7 @@ def said(stack: Stack) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_after_weeks_without_a_cleanup_a_share_goes_each_night_without_a_person(stack: Stack) -> None:
     filled(stack, 20)
     reports = nights(stack, 5)
@@ -136,6 +137,7 @@ def test_after_weeks_without_a_cleanup_a_share_goes_each_night_without_a_person(
 
 
 @pytest.mark.parametrize("jump", [25, 3652])
+@pytest.mark.long
 def test_after_a_clock_that_jumped_copies_wait_for_a_person(stack: Stack, jump: int) -> None:
     filled(stack, 8)
     assert [len(report.ends) for report in nights(stack, 2)] == [1, 1]

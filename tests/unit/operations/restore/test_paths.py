@@ -158,6 +158,7 @@ def shaped(at: Path, to: Path, shape: str) -> list[str]:
     ("shape", "imported"),
     [*((shape, False) for shape in SHAPES), *((shape, True) for shape in ("from within", "of another name", "listed"))],
 )
+@pytest.mark.long
 def test_a_path_is_found_as_tar_shows_it_and_as_it_is_in_the_volume(
     restore: Said, tmp_path: Path, shape: str, imported: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:

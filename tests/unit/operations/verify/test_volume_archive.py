@@ -224,6 +224,7 @@ def python(at: Path, to: Path, form: int) -> None:
 
 @pytest.mark.parametrize("special", [False, True], ids=["plain", "with a FIFO"])
 @pytest.mark.parametrize("by", TARS)
+@pytest.mark.long
 def test_what_tools_write_is_judged_alike(tmp_path: Path, by: str, special: bool) -> None:
     media = tmp_path / "media"
     (media / "d").mkdir(parents=True)

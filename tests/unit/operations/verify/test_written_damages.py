@@ -99,6 +99,7 @@ def damage(path: Path, chance: random.Random) -> None:
 
 @pytest.mark.parametrize("seed", range(16))
 @pytest.mark.parametrize("when", ["made", "written", "sealed", "published"])
+@pytest.mark.long
 def test_both_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, seed: int) -> None:
     chance = random.Random(f"{seed} {when}")
     kind = chance.choice(["full", "full", "incremental", "encrypted"])

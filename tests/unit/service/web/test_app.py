@@ -237,6 +237,7 @@ def test_a_bug_in_the_drawing_is_answered_and_logged(
 SURFACES = ("/", "/metrics", "/api/status", "/healthz")
 
 
+@pytest.mark.long
 def test_a_thousand_requests_cost_one_look(world: World, port: int) -> None:
     begun = time.monotonic()
     with ThreadPoolExecutor(16) as pool:

@@ -150,6 +150,7 @@ def test_hostile_text_is_shown_as_text() -> None:
     assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e\u2066-\u2069]", html)
 
 
+@pytest.mark.long
 def test_thousands_of_sets_are_folded() -> None:
     """Each tier shows its newest, counts the rest, and names the command that lists them; all are below 240 kB."""
     seen = overviews.healthy()
