@@ -58,9 +58,8 @@ image: engine
 
 # In half an hour, on a machine with nothing else to do: benchmarks/RESULTS.md, and an error where it is worse than before.
 bench: prepare
-	.venv/bin/python -m benchmarks.run
-	SHAPE=application .venv/bin/python -m benchmarks.restore
-	SHAPE=application .venv/bin/python -m benchmarks.drill
+	code=0; .venv/bin/python -m benchmarks.run || code=1; \
+	for each in restore drill; do SHAPE=application .venv/bin/python -m benchmarks.$$each || code=1; done; exit $$code
 
 # Everything at once, at random, for hours: make soak MINUTES=120 SEED=n; PLANT=row|file|byte is a loss it must see.
 soak: prepare

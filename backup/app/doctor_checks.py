@@ -24,7 +24,7 @@ from backup.catalog.wal_archive import clusters
 from backup.config import loader
 from backup.config.loader import Settings
 from backup.docker.container import Container, mount_source
-from backup.docker.engine import Engine
+from backup.docker.engine import Engine, spool_mount
 from backup.docker.permissions import engine_rights
 from backup.errors import BackupError, EngineError, KeyMissing
 from backup.formatting import plural, printable
@@ -181,22 +181,23 @@ class _Doctor:
         cluster, window = cluster_facts(source.login), read_window(settings, settings.root, now)
         streaming = told_moments.is_streaming(window, now)
         rights, network = wal_rights(source.login), not isinstance(source.clients, HelperClients)
-        refused = replication_refusal(source.login) if network else ""
+        refused = replication_refusal(source.login) if network else None
         yield from told_moments.server(rights, cluster.tablespaces, streaming=streaming, refused=refused)
-        if network:
-            yield from self._recovery(official_image(cluster.server_version))
         yield from told_moments.slot(wal_slots(source.login), slot_name(source.instance), wanted=source.slot)
         yield from left_slots(clusters(settings.root), cluster.system_identifier)
         yield from told_moments.increments(cluster)
         yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, now)
+        if network:
+            yield self._recovery(official_image(cluster.server_version))
 
-    def _recovery(self, image: str) -> Iterator[Finding]:
-        """Whether what is received over the network can be recovered here."""
-        with contextlib.suppress(EngineError):
+    def _recovery(self, image: str) -> Finding:
+        """Whether what is received over the network can be recovered here. ConfigError without a spool."""
+        try:
             engine = Engine()
-            yield from told_moments.recovery(image, there=bool(engine.image(image)))
-            return
-        yield warning(told_moments.RECEIVED_ALONE, NEEDS_ENGINE)
+        except EngineError:
+            return warning(told_moments.RECEIVED_ALONE, NEEDS_ENGINE)
+        spool_mount(engine.own(), self._settings.spool, HelperClients.inside)
+        return told_moments.recovery(image, there=bool(engine.image(image)))
 
     def _slots_left(self) -> Iterator[Finding]:
         """What point-in-time recovery has left on the server, before it was switched off."""

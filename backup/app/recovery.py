@@ -179,7 +179,7 @@ def _places(app: App, base: Base) -> RecoveryPlaces:
 
 
 def _image(app: App, engine: Engine, base: Base) -> tuple[str, str]:
-    """(id, name) of the base's image, else of one of its major version: the live database's, or the official one."""
+    """(id, name) of the base's image, else the live database's of that version; over the network the official one."""
     for name in (base.image_id, base.image):
         if found := engine.image(name):
             return found, base.image or name
@@ -188,11 +188,12 @@ def _image(app: App, engine: Engine, base: Base) -> tuple[str, str]:
         live = app.database_container(engine)
         if (said := re.match(r"\d+", live.environment.get("PG_MAJOR", ""))) and said[0] == major:
             return live.image_id, live.image
-    official = official_image(base.server_version)
-    if found := engine.image(official):
-        return found, official
-    named = printable(base.image or base.image_id)
-    wanted = f"the image that the base backup {base.id} was taken with, {named}" if named else f"the image {official}"
+    wanted = f"the image that the base backup {base.id} was taken with, {printable(base.image or base.image_id)}"
+    if not base.image:
+        wanted = official_image(base.server_version)
+        if found := engine.image(wanted):
+            return found, wanted
+        wanted = f"the image {wanted}"
     raise EngineError(
         f"{wanted} (PostgreSQL {printable(base.server_version)}), is not here; nothing was done",
         "Pull it (`docker pull`), then run this again.",

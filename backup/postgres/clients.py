@@ -44,6 +44,8 @@ _SPOOLED: Final = re.compile(
 # A session may say nothing for hours while it works or waits: no router on the way is to forget it, and a server that
 # has gone is noticed within minutes.
 _ALIVE: Final = {"keepalives_idle": "10", "keepalives_interval": "10", "keepalives_count": "30"}
+# Who says something each second is told by no keepalive that nobody is left to hear it.
+_GONE: Final = {"tcp_user_timeout": "60000"}
 ROLE: Final = "client"
 # What pg_receivewal needs to write what it has.
 _STOPPING: Final = 5
@@ -170,7 +172,7 @@ class Clients:
         with self._secret(run):
             at = replace(self._login, password="")
             secret = self._path(run, "pass")
-            conninfo = at.conninfo(passfile=self._inside(secret), application_name=name, **_ALIVE)
+            conninfo = at.conninfo(passfile=self._inside(secret), application_name=name, **_ALIVE, **_GONE)
             # Not --synchronous: a sync for each commit, on the disk that the server syncs its own to, took a third of
             # its throughput. What is written outlives the server and us; after a power cut the server still has it.
             words = ["--no-password", "--no-loop", "--status-interval=1", f"--dbname={conninfo}"]

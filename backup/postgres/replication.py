@@ -132,6 +132,11 @@ class ClusterFacts:
     databases: tuple[str, ...]
     tablespaces: tuple[str, ...]
 
+    @property
+    def major(self) -> int:
+        """The server's major version."""
+        return int(self.server_version.partition(".")[0])
+
 
 @dataclass(frozen=True)
 class ClusterUse:
@@ -278,11 +283,11 @@ def _row(login: Login, query: str, values: tuple[str, ...]) -> dict[str, Any]:
     return row
 
 
-def replication_refusal(login: Login) -> str:
-    """Why the server lets nobody in from here who is to receive WAL; empty where it does."""
+def replication_refusal(login: Login) -> BackupError | None:
+    """Why the server lets nobody in from here who is to receive WAL; None where it does."""
     conninfo = login.conninfo(application_name=f"{APPLICATION} doctor", replication="true")
     try:
         psycopg.connect(conninfo, password=login.password or None, autocommit=True).close()
     except psycopg.Error as error:
-        return database_error(error, login).message
-    return ""
+        return database_error(error, login)
+    return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
+from backup.errors import BackupError
 from backup.formatting import listed, plural, printable, size
 from backup.model.finding import Finding, failure, ok, warning
 from backup.monitoring.window import Window, base_sizes, still_to_come, wal_a_day, wal_kept
@@ -18,32 +19,33 @@ from backup.postgres.wal_slot import SET_LIMIT, Slots, refusal
 _SENDERS: Final = 2
 _DROP: Final = "By hand, as a superuser: SELECT pg_drop_replication_slot('{}');"
 _ENTRY: Final = (
-    "A line for it in pg_hba.conf, `host replication {} ADDRESS scram-sha-256`, and SELECT pg_reload_conf(); Where a"
-    " managed server allows none: BACKUP_PITR=off, and the provider's own recovery."
+    "A line for it in pg_hba.conf, `host replication {} ADDRESS scram-sha-256`, and `SELECT pg_reload_conf();`. Where"
+    " a managed server allows none, BACKUP_PITR=off and the provider's own recovery."
 )
 RECEIVED_ALONE: Final = "moments are received here, but can be brought back, and proven, only where a Docker engine is"
 _RESTART: Final = "as a superuser, then restart the database server"
 
 
-def recovery(image: str, *, there: bool) -> Iterator[Finding]:
+def recovery(image: str, *, there: bool) -> Finding:
     """Say in which `image` the server of a moment is started, whose own image the network does not tell."""
     if there:
-        yield ok(f"moments are recovered in {image}")
-    else:
-        text = f"moments cannot be brought back, nor proven, before the image {image} is on this machine"
-        yield warning(text, f"`docker pull {image}`, or give that name to an image with the extensions in use.")
+        return ok(f"moments are recovered in {image}, which must have the extensions in use")
+    text = f"moments cannot be brought back, nor proven, before the image {image} is on this machine"
+    return warning(text, f"`docker pull {image}`, or give that name to an image with the extensions in use.")
 
 
-def server(rights: WalRights, tablespaces: Sequence[str], *, streaming: bool, refused: str = "") -> Iterator[Finding]:
+def server(
+    rights: WalRights, tablespaces: Sequence[str], *, streaming: bool, refused: BackupError | None = None
+) -> Iterator[Finding]:
     """Say what keeps WAL from being received, or base backups from being taken.
 
     `streaming`: our own session is among `used`. `refused`: what the server said to a receiver over the network.
     """
     found = [*_settings(rights, streaming=streaming), *_role(rights), *_tablespaces(tablespaces)]
     role = printable(rights.role)
-    if refused and not found:
-        text = f"the server lets no receiver of WAL in over the network: {refused}"
-        found = [failure(text, _ENTRY.format(role))]
+    if refused and not any(line.level == "fail" for line in found):
+        hint = _ENTRY.format(role) if "pg_hba.conf" in refused.message else refused.hint
+        found.append(failure(f"nobody is let in to receive WAL over the network: {refused.message}", hint))
     senders = f"{rights.used} of {rights.senders} senders are in use"
     yield from found or [ok(f"{role} may receive WAL (wal_level {printable(rights.level)}; {senders})")]
 
@@ -110,7 +112,7 @@ def increments(cluster: ClusterFacts) -> Iterator[Finding]:
     """Say whether base backups are incremental, and what that takes where the server could."""
     if cluster.summarizing:
         yield ok("base backups hold what has changed since the last one, on a full one each week (summarize_wal is on)")
-    elif int(cluster.server_version.partition(".")[0]) >= INCREMENTAL_SINCE:
+    elif cluster.major >= INCREMENTAL_SINCE:
         yield ok(
             "each base backup is a full one; as a superuser, ALTER SYSTEM SET summarize_wal = on; and"
             " SELECT pg_reload_conf(); make them hold only what has changed, on a full one each week"

@@ -37,7 +37,7 @@ from backup.pipeline.age import Recipient
 from backup.postgres.base_backup import BaseContent, BaseReader
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.replication import ClusterFacts, cluster_facts, cut_files, held_wal, server_wal, summarized
-from backup.postgres.server import standing
+from backup.postgres.session_settings import Standing
 from backup.postgres.wal_rights import receiver_name
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
@@ -83,8 +83,9 @@ def take_base(request: runs.Request, context: BaseContext, *, full: bool = False
         refuse_unfinished(context.catalog.root, run.started)
         source = context.source()
         source.sweep()
-        source.clients.check(standing(source.login))
         facts = cluster_facts(source.login)
+        # A session of replication has no database to look up in what its role was granted.
+        source.clients.check(Standing(facts.major))
         archive = WalArchive(context.catalog.root, facts.system_identifier)
         # First what nobody needs any more: it may be what keeps a base from having room.
         removed = prune(context, archive)

@@ -24,6 +24,7 @@ from backup.model.wal import DOWN, STARTING, STREAMING, UNKNOWN, SegmentId, Stre
 from backup.operations.pitr.segments import Packer
 from backup.pipeline.age import Recipient
 from backup.postgres.replication import ServerWal
+from backup.storage import lock
 
 # Seconds between two looks, and between two attempts of what does not succeed.
 LOOK: Final = 2.0
@@ -32,6 +33,8 @@ _LONGEST: Final = 60.0
 _PACKING: Final = 5.0
 # A receiver that has no session by then has none.
 _GRACE: Final = 30.0
+# How long one that is ending is waited for.
+_OTHER: Final = 10.0
 # What is said of WAL that the server has recycled, of a place that is not in the history of its timeline, and of a
 # timeline that it has not, because an older one was put back.
 _GONE: Final = ("has already been removed", "is not in this server's history", "is not present in the server")
@@ -86,9 +89,14 @@ class ReceiveContext:
 
 
 def receive_wal(context: ReceiveContext) -> None:
-    """Receive until `wait` says that it is to end. Whatever fails is said in state/wal.json and tried again."""
+    """Receive until `wait` says that it is to end. Whatever fails is said in state/wal.json and tried again.
+
+    LockHeld while another process does.
+    """
     file, failures = StreamFile(context.root), 0
     with ExitStack() as stack:
+        # Two of them would write into one folder.
+        stack.enter_context(lock.hold(context.root / "state" / "receive.lock", "receive", "-", wait=_OTHER))
         session = _Session(context, file, stack)
         stack.callback(session.say_down, "the backup service has stopped", "`docker compose up -d backup` starts it.")
         pause = 0.0
@@ -147,11 +155,11 @@ class _Session:
             packer.mend()
             self.receiver = self._open.enter_context(database.receive(packer.archive))
             self.begun = self.context.steady()
-        if wal.state:
+        elif wal.state:  # at its start it may be the session of one that has ended
             self.receiver.entered()
         elif self.context.steady() - self.begun > _GRACE:
             raise EngineError(
-                f"the receiver has had no session on the server for {_GRACE:.0f} s: {_said(self.receiver.errors())}",
+                f"the receiver has no session on the server that answers now: {_said(self.receiver.errors())}",
                 "`doctor` says what the server lacks for it.",
             )
         level = self._level(wal, before)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from backup.errors import BackupError
 from backup.model.finding import Finding
 from backup.operations.doctor import moments
 from backup.postgres.replication import ClusterFacts
@@ -61,19 +62,25 @@ def test_several_lacks_are_all_told() -> None:
 
 
 def test_who_is_let_in_nowhere_is_told_what_to_write() -> None:
-    said = "no pg_hba.conf entry"
-    (line,) = moments.server(RIGHTS, (), streaming=False, refused=said)
-    assert (line.level, said in line.text, "`host replication obcms_user ADDRESS" in line.hint) == ("fail", True, True)
+    few = replace(RIGHTS, used=RIGHTS.senders - 1)
+    refused = BackupError("no pg_hba.conf entry", "of another kind")
+    *_, line = moments.server(few, (), streaming=False, refused=refused)
+    assert (line.level, "no pg_hba.conf" in line.text) == ("fail", True)
+    assert "`host replication obcms_user ADDRESS" in line.hint
+    (line,) = moments.server(RIGHTS, (), streaming=False, refused=BackupError("timed out", "wait"))
+    assert ("timed out" in line.text, line.hint) == (True, "wait")
 
 
 def test_a_refusal_that_has_a_reason_already_is_told_once() -> None:
-    (line,) = moments.server(replace(RIGHTS, allowed=False), (), streaming=False, refused="permission denied")
+    (line,) = moments.server(
+        replace(RIGHTS, allowed=False), (), streaming=False, refused=BackupError("permission denied")
+    )
     assert "may not receive WAL" in line.text
 
 
 @pytest.mark.parametrize(("there", "level", "hint"), [(True, "pass", ""), (False, "warn", "docker pull postgres:17")])
 def test_the_image_of_a_server_elsewhere_is_told(there: bool, level: str, hint: str) -> None:
-    (line,) = moments.recovery("postgres:17", there=there)
+    line = moments.recovery("postgres:17", there=there)
     assert (line.level, "postgres:17" in line.text, hint in line.hint) == (level, True, True)
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from backup.catalog.wal_archive import ArchivedServer, StreamFile, WalArchive, clusters
-from backup.errors import EngineError, StoreError
+from backup.errors import EngineError, LockHeld, StoreError
 from backup.model.wal import SegmentId, Stream, WalSlot, lsn_text
+from backup.operations.pitr import receive
 from backup.operations.pitr.receive import ReceiveContext, WalSource, _said, _Session
 from backup.postgres.replication import ServerWal
+from backup.storage import lock
 from tests.support.facts import NOW
 from tests.unit.catalog.test_wal_archive import SIZE, SYSTEM, segment
 
@@ -31,6 +33,7 @@ class Server:
     alive: bool = True
     said: str = ""
     started: int = 0
+    inside: int = 0
     held: list[float] = field(default_factory=list)
     slot: WalSlot | None = None
     stack: ExitStack = field(default_factory=ExitStack)
@@ -49,7 +52,8 @@ class Server:
     def errors(self) -> str:
         return self.said
 
-    def entered(self) -> None: ...
+    def entered(self) -> None:
+        self.inside += 1
 
     @contextmanager
     def receive(self, archive: WalArchive) -> Iterator[Server]:
@@ -101,6 +105,24 @@ def test_the_newest_moment_is_that_of_a_look_that_the_receiver_has_passed(server
     assert level(server.look(session, 4, 2.9, 2.6)) == 2
     last = server.look(session, 6, 2.9, 2.9)
     assert (level(last), last.state) == (6, "streaming")
+
+
+def test_the_session_of_a_receiver_that_has_gone_is_not_taken_for_its_successors(server: Server) -> None:
+    """It would lose its password before it has come in."""
+    session = server.session()
+    server.look(session, 0, 2.0, 2.0)
+    assert (server.started, server.inside) == (1, 0)
+    server.look(session, 2, 2.0, 2.0)
+    assert (server.started, server.inside) == (1, 1)
+
+
+def test_one_process_receives(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receive, "_OTHER", 0.0)
+    with lock.hold(server.root / "state" / "receive.lock", "receive", "-"):
+        with pytest.raises(LockHeld, match="receive"):
+            receive.receive_wal(server.session().context)
+    receive.receive_wal(server.session().context)
+    assert server.started == 0
 
 
 def test_old_wal_that_comes_late_makes_no_moment(server: Server) -> None:
