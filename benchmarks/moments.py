@@ -1,8 +1,8 @@
 """What point-in-time recovery costs the database, and what it takes. Ratios.
 
 pgbench with and without the receiver, in turn; how far the receiver is behind meanwhile, as the server has it; a base
-backup beside `pg_basebackup -Ft > /dev/null`; the newest moment, recovered and made a set of; an incremental base
-beside a full one when 1 % of the rows were changed.
+backup beside `pg_basebackup -Ft > /dev/null`; a recovery beside what `barman recover` and a start do by hand: copy an
+unpacked base, and let the server fetch its WAL; an incremental base beside a full one when 1 % of the rows changed.
 `python -m benchmarks.moments` (ROWS, ROUNDS and SHAPE as in run.py; SECONDS of one round of pgbench).
 """
 
@@ -80,11 +80,36 @@ def of_bases(client: Any, directory: Path, server: Any) -> None:
             "backup base": lambda: base_seconds(client, directory),
         }
         report("base", rounds(contenders), floor=floor)
-        inside(server, f"{_PGBENCH} -c 4 -T {SECONDS} obcms")
-        time.sleep(3)
-    out, errors, took = ran(client, directory, "create", "--at", "latest")
-    replayed = re.search(r"WAL to replay: ([\d.]+ .?B)", out + errors)
-    say(f"create --at latest: {took:.1f} s, {replayed[1] if replayed else '?'} of WAL replayed")
+        inside(server, _BY_HAND)
+        inside(server, f"{_PGBENCH} -c 4 -T {2 * SECONDS} obcms")
+        inside(
+            server, "psql -qAtX -h 127.0.0.1 -U obcms obcms -c 'SELECT pg_switch_wal()'; sleep 3; kill $(cat /tmp/hand/pid)"
+        )
+    floor = "copies of base and WAL, start"
+    contenders = {
+        floor: lambda: float(inside(server, _RECOVER_BY_HAND).strip().splitlines()[-1]),
+        "backup create --at latest, until the server has recovered": lambda: recovered(client, directory),
+    }
+    report("recovery", rounds(contenders), floor=floor)
+    say(inside(server, "grep -h 'redo done' /tmp/hand/log"))
+
+
+# A base and its WAL, as they lie in a catalogue of whoever packs nothing.
+_BY_HAND = """mkdir -p /tmp/hand/wal && cd /tmp/hand && chown -R postgres /tmp/hand &&
+  { gosu postgres pg_receivewal -h 127.0.0.1 -U obcms -D wal >/dev/null 2>&1 & echo $! >pid; } && sleep 1 &&
+  gosu postgres pg_basebackup -h 127.0.0.1 -U obcms -D base -X none --checkpoint=fast 2>/dev/null"""
+_RECOVER_BY_HAND = r"""cd /tmp/hand; rm -rf new; sync; TIMEFORMAT=%R; time {
+  cp -a base new && touch new/recovery.signal && chown postgres new/recovery.signal &&
+  echo "restore_command = 'cp /tmp/hand/wal/%f %p'" >>new/postgresql.auto.conf &&
+  gosu postgres pg_ctl -D new -l log -t 900 -o '-p 5433 -k /tmp -c listen_addresses=' -w start >/dev/null &&
+  until [ "$(psql -qAtX -h /tmp -p 5433 -U obcms obcms -c 'SELECT pg_is_in_recovery()')" = f ]; do sleep 0.05; done; }
+  gosu postgres pg_ctl -D new -m immediate stop >/dev/null 2>&1"""
+
+
+def recovered(client: Any, directory: Path) -> float:
+    """Seconds until a server with the newest moment takes sessions, by the run's own record."""
+    out, _, _ = ran(client, directory, "create", "manual", "--at", "latest", "--json")
+    return float(json.loads(out)["phase_seconds"]["prepare"])
 
 
 # One percent of the rows of a table: the newest ones, as an application changes them, or any.
