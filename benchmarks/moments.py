@@ -82,9 +82,7 @@ def of_bases(client: Any, directory: Path, server: Any) -> None:
         report("base", rounds(contenders), floor=floor)
         inside(server, _BY_HAND)
         inside(server, f"{_PGBENCH} -c 4 -T {2 * SECONDS} obcms")
-        inside(
-            server, "psql -qAtX -h 127.0.0.1 -U obcms obcms -c 'SELECT pg_switch_wal()'; sleep 3; kill $(cat /tmp/hand/pid)"
-        )
+        inside(server, _BY_HAND_ENDS)
     floor = "copies of base and WAL, start"
     contenders = {
         floor: lambda: float(inside(server, _RECOVER_BY_HAND).strip().splitlines()[-1]),
@@ -98,6 +96,7 @@ def of_bases(client: Any, directory: Path, server: Any) -> None:
 _BY_HAND = """mkdir -p /tmp/hand/wal && cd /tmp/hand && chown -R postgres /tmp/hand &&
   { gosu postgres pg_receivewal -h 127.0.0.1 -U obcms -D wal >/dev/null 2>&1 & echo $! >pid; } && sleep 1 &&
   gosu postgres pg_basebackup -h 127.0.0.1 -U obcms -D base -X none --checkpoint=fast 2>/dev/null"""
+_BY_HAND_ENDS = "psql -qAtX -h 127.0.0.1 -U obcms obcms -c 'SELECT pg_switch_wal()'; sleep 3; kill $(cat /tmp/hand/pid)"
 _RECOVER_BY_HAND = r"""cd /tmp/hand; rm -rf new; sync; TIMEFORMAT=%R; time {
   cp -a base new && touch new/recovery.signal && chown postgres new/recovery.signal &&
   echo "restore_command = 'cp /tmp/hand/wal/%f %p'" >>new/postgresql.auto.conf &&
