@@ -84,7 +84,6 @@ def take_base(request: runs.Request, context: BaseContext, *, full: bool = False
         source = context.source()
         source.sweep()
         facts = cluster_facts(source.login)
-        # A session of replication has no database to look up in what its role was granted.
         source.clients.check(Standing(facts.major))
         archive = WalArchive(context.catalog.root, facts.system_identifier)
         # First what nobody needs any more: it may be what keeps a base from having room.
