@@ -42,6 +42,7 @@ _OWN_ID: Final = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resol
 _SMALL_FILE: Final = 4096
 _LINKS: Final = 8
 _DIGEST: Final = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
+_TRIES: Final = 3
 _ROOM: Final = re.compile(r"(\d+) (\d+) ([0-9a-f]{1,16})")
 
 
@@ -214,13 +215,18 @@ class Engine:
         """The same of what a helper of `image` has with these `mounts`."""
         with engine_errors(f"the free space at {printable(path)}"):
             command = ["stat", "-f", "-c", "%a %S %i", "--", path]
-            helper = Helper.start(self.api, image, command, labels, network_mode="none", **mounts)
-            try:
-                code, said = helper.wait(), helper.errors()
-            finally:
-                helper.close()
-        if code or not (words := _ROOM.fullmatch(said.strip())):
-            raise EngineError(f"the free space at {printable(path)} is unknown: {printable(said.strip())}")
+            # On a busy machine an engine may have no word of one that has ended well.
+            for _ in range(_TRIES):
+                helper = Helper.start(self.api, image, command, labels, network_mode="none", **mounts)
+                try:
+                    code, said = helper.wait(), helper.errors().strip()
+                finally:
+                    helper.close()
+                if code or said:
+                    break
+        if code or not (words := _ROOM.fullmatch(said)):
+            why = printable(said) or f"{command[0]} said nothing, and ended with exit code {code}"
+            raise EngineError(f"the free space at {printable(path)} is unknown: {why}")
         number = int(words[3], 16)
         # `stat` writes the halves of the number the other way round.
         return int(words[1]) * int(words[2]), number >> 32 | (number & 0xFFFFFFFF) << 32
