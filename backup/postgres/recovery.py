@@ -30,7 +30,7 @@ from backup.postgres.preload_libraries import preloading
 from backup.postgres.process_io import Pipe, ProcessInput, ProcessOutput
 from backup.postgres.server import maintenance
 from backup.postgres.session import Login
-from backup.postgres.wal_dump import COMMITS, DELETIONS, lines_of, require_whole, tail_start
+from backup.postgres.wal_dump import COMMITS, DELETIONS, file_behind, lines_of, require_whole, tail_start
 
 ROLE: Final = "recovery"
 SPARE: Final = 256 << 20
@@ -202,6 +202,7 @@ class Recovery:
     def _dumped(self, script: str, start: str, timeline: int, segment: int, until: int) -> Iterator[str]:
         with self._pipe() as pipe:
             words = [self._inside(pipe.path), PG_WAL, str(timeline), start, tail_start(start, until, segment)]
+            words += file_behind(timeline, until, segment)
             with self._started(script, words) as helper:
                 with ProcessOutput(helper, pipe, "pg_waldump", self._places.stall, tells=True) as output:
                     yield from lines_of(output.chunks())

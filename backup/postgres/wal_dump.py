@@ -1,11 +1,13 @@
 """WAL as the server's own pg_waldump tells of it: scripts for a helper of its image, and whether all was told.
 
-Their words: the pipe, the folder, the timeline, where to begin, and where the end is looked at again (`tail_start`).
+Their words: the pipe, the folder, the timeline, where to begin, where the end is looked at again (`tail_start`), and
+the file behind the last one (`file_behind`).
 """
 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -13,21 +15,27 @@ from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.model.wal import SegmentId, lsn, lsn_text
 
-# It always ends with an error: at the end of the WAL there is no further record. Then the last one is told, too.
-COMMITS: Final = """
+# pg_waldump waits for five seconds for a file that is not there (WALDumpOpenSegment in its sources), and reads the size
+# of a segment from whichever file comes first (search_directory). One that has nothing but that ends it at once.
+_BEGIN: Final = """
     command -v pg_waldump >/dev/null || exit 127
-    TZ=UTC pg_waldump --path="$1" --rmgr=Transaction --timeline="$2" --start="$3" >"$0"
+    next="$1/$5"
+    [ -e "$next" ] && next= || { head -c 32 /dev/zero; printf "$6"; head -c 8156 /dev/zero; } >"$next"
+"""
+_END: Final = """
     pg_waldump --path="$1" --timeline="$2" --start="$4" 2>/dev/null | tail -n 1 >&2
+    [ -z "$next" ] || rm -f "$next"
     exit 0
 """
+# It always ends with an error: at the end of the WAL there is no further record. Then the last one is told, too.
+COMMITS: Final = f"""{_BEGIN}
+    TZ=UTC pg_waldump --path="$1" --rmgr=Transaction --timeline="$2" --start="$3" >"$0"
+{_END}"""
 # What deletes rows, and what ends a transaction. Before 15 only one kind of record can be asked for.
-DELETIONS: Final = """
-    command -v pg_waldump >/dev/null || exit 127
+DELETIONS: Final = f"""{_BEGIN}
     TZ=UTC pg_waldump --path="$1" --timeline="$2" --start="$3" |
       grep -E '^rmgr: (Heap|Transaction) .* desc: (DELETE|COMMIT|ABORT)' >"$0"
-    pg_waldump --path="$1" --timeline="$2" --start="$4" 2>/dev/null | tail -n 1 >&2
-    exit 0
-"""
+{_END}"""
 # So much of the WAL is read for that.
 _TAIL: Final = 64 << 10
 _LAST: Final = re.compile(
@@ -47,6 +55,12 @@ def tail_start(start: str, until: int, segment: int) -> str:
     """Where the last records before `until` are looked for."""
     # Before its segment there may be zeros: a switch left the end of that one empty.
     return lsn_text(max(lsn(start), until - _TAIL, until - until % segment))
+
+
+def file_behind(timeline: int, until: int, segment: int) -> tuple[str, str]:
+    """What the file is called behind the one that holds the last byte before `until`; the size of one, for printf."""
+    name = SegmentId(timeline, (until - 1) // segment + 1).name(segment)
+    return name, "".join(f"\\{byte:03o}" for byte in struct.pack("<I", segment))
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
