@@ -27,7 +27,7 @@ fast: venv
 	.venv/bin/ruff format --check -q $(CHECKED)
 	tools/fast
 
-# Without the three dozen tests that take half of the time; `make test` runs those, too.
+# Without the tests that take more than half of the time; `make test` runs those, too.
 unit: venv
 	$(PYTEST) -n 2 --dist worksteal $(if $(LONG),,-m "not long") tests/unit tests/test_architecture.py
 

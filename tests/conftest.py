@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Beside the properties, `make fuzz` runs what is marked `search`; `make fast` leaves out what is marked `long`."""
     config.addinivalue_line("markers", "one_version: tries what is ours, not the server's (tests/support/versions.py)")
     config.addinivalue_line("markers", "search: tries more cases in `make fuzz` than elsewhere")
-    config.addinivalue_line("markers", "long: takes more than a second")
+    config.addinivalue_line("markers", "long: takes more than half a second")
 
 
 @pytest.fixture(autouse=True)

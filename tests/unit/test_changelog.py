@@ -53,6 +53,7 @@ def test_more_are_added_to_a_version_that_is_there(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- a dash", "# a heading"])
+@pytest.mark.long
 def test_a_fragment_that_is_none_changes_nothing(folder: Path, text: str) -> None:
     assert collect(folder, a="The first.", b=text) == (1, OLD)
     assert names(folder) == ["README.md", "a.md", "b.md"]

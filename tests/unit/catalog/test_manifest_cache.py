@@ -269,6 +269,7 @@ def test_every_change_is_seen(many: Path, fault: Callable[[StoredSet], None]) ->
 
 @examples(30)
 @given(st.data())
+@pytest.mark.long
 def test_a_damaged_catalogue_is_none(planted: Path, data: st.DataObject) -> None:
     path = planted / FILE
     if not path.exists():

@@ -335,6 +335,7 @@ def test_snapshots_are_those_of_any_server() -> None:
     assert fate([*FRESH, other, old], old, force=True) == "gone"
 
 
+@pytest.mark.long
 def test_frequent_snapshots_never_meet_the_share() -> None:
     """One in five minutes, which is more than the share of a day; cleaned once a day."""
     sets: list[StoredSet] = []
@@ -463,6 +464,7 @@ def histories(draw: st.DrawFn) -> list[StoredSet]:
     st.sampled_from([None, 0.6, 7, 31, 400]),
     st.sampled_from([None, -0.1, 7.05, 60]),
 )
+@pytest.mark.long
 def test_the_rules_are_those_of_the_model(
     sets: list[StoredSet],
     minimum: int,

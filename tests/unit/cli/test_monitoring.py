@@ -91,6 +91,7 @@ def test_a_run_is_running_as_long_as_it_holds_a_lock(
 
 
 @pytest.mark.parametrize("command", [["status"], ["monitor"], ["monitor", "--status"], ["monitor", "--report"]])
+@pytest.mark.long
 def test_each_report_has_the_verdict_and_exits_0(
     root: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
@@ -122,6 +123,7 @@ def test_what_cannot_be_undone_any_more_is_told(root: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("width", [30, 50, 120])
 @pytest.mark.parametrize("command", [["status"], ["monitor", "--report"], ["monitor", "--alert"]])
+@pytest.mark.long
 def test_a_terminal_of_any_width_gets_a_page(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, command: list[str]
 ) -> None:

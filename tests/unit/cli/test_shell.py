@@ -47,6 +47,7 @@ def test_every_command_has_an_example_that_is_one(name: str) -> None:
         assert set(re.findall(r"--[a-z-]+", own)) <= options, f"{example} uses an option that {name} has not"
 
 
+@pytest.mark.long
 def test_the_help_of_every_command_names_its_examples() -> None:
     done = run_from_nothing("verify", "--help")
     assert done.returncode == 0
@@ -140,6 +141,7 @@ for name in ("create", "list_sets", "inspect", "monitoring", "retention", "trans
 """
 
 
+@pytest.mark.long
 def test_what_only_looks_loads_no_client() -> None:
     """Each takes as long to import as all the rest of such a command, and of what runs all the time as much memory."""
     loaded = subprocess.run([sys.executable, "-c", LOOKING], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -280,6 +280,7 @@ def _holes(path: Path, size: int, *offsets: int) -> None:
         file.truncate(size)
 
 
+@pytest.mark.long
 def test_a_sparse_file_of_a_gb_is_not_inflated(root: Path, tmp_path: Path) -> None:
     size = 1 << 30
     _holes(root / "sparse", size, 0, 4096 * 1000 + 100, size // 2, size - 3)
@@ -477,6 +478,7 @@ def _flat(root: Path) -> int:
     return subprocess.run([sys.executable, "-c", code, root], cwd=repository, stderr=subprocess.PIPE).returncode
 
 
+@pytest.mark.long
 def test_memory_is_flat_for_a_large_file(root: Path, tmp_path: Path) -> None:
     with open(root / "large", "wb") as file:
         for _ in range(300):
@@ -568,6 +570,7 @@ _LARGE = [
 
 @pytest.mark.parametrize(("act", "what"), _LARGE)
 @pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.long
 def test_a_large_file_that_changes_is_listed(
     root: Path, tmp_path: Path, act: Callable[[Path], object], what: str, sparse: bool
 ) -> None:

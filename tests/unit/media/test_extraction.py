@@ -177,6 +177,7 @@ def test_depth_takes_no_descriptors(place: Path, name: str, levels: int) -> None
     assert archived(place / "target")[0].getvalue() == tar.getvalue()
 
 
+@pytest.mark.long
 def test_holes_are_not_inflated(place: Path) -> None:
     with open(place / "volume/sparse", "wb") as file:
         for offset in (0, 1 << 28):
@@ -290,6 +291,7 @@ def test_root_without_the_capability_fails(place: Path, lacking: str) -> None:
         ("--sort=name", "--owner=0"),
     ],
 )
+@pytest.mark.long
 def test_gnu_tar(place: Path, options: tuple[str, ...]) -> None:
     root = place / "media"
     root.mkdir()

@@ -281,6 +281,7 @@ def test_what_changed_while_it_was_read_is_read_again(chain: Chain, monkeypatch:
     chain.same()
 
 
+@pytest.mark.long
 def test_a_year_of_odd_changes(chain: Chain) -> None:
     draw = random.Random(7)
     for number in range(40):
@@ -379,6 +380,7 @@ def test_files_that_are_alike_cost_little(memory: Path) -> None:
     chain.same()
 
 
+@pytest.mark.long
 def test_many_small_files_cost_little(memory: Path) -> None:
     chain = Chain(memory)
     for number in range(3000):

@@ -250,6 +250,7 @@ def test_regions_of_any_file_system_are_whole_blocks(
     assert whole_blocks(*found, size) == (widened or found)
 
 
+@pytest.mark.long
 def test_a_map_of_very_many_holes_stays_bounded(memory: Path) -> None:
     path = memory / "comb"
     count = 70_000

@@ -106,6 +106,7 @@ def test_it_looks_at_no_time_but_the_manifests(root: Path) -> None:
     assert [s.id for s in prune_sets(Request(), shelf(root)).removed] == [gone]
 
 
+@pytest.mark.long
 def test_after_a_gap_a_share_goes_each_night_without_a_person(root: Path) -> None:
     """Sixty nights of failures, with cleanups that remove nothing; then good ones."""
     old = fill(root, range(60, 80))

@@ -199,6 +199,7 @@ def noted(stack: Stack, pack: str) -> bool:
 
 
 @pytest.mark.parametrize("what", ["unreadable", "aside", "tree", "damaged"])
+@pytest.mark.long
 def test_nothing_is_written_anew_while_it_is_not_known_what_is_needed(stack: Stack, what: str) -> None:
     churn = Churn(stack)
     churn.remove(1, 2)
@@ -241,6 +242,7 @@ def test_a_kill_at_any_call_leaves_every_set_whole(stack: Stack) -> None:
         assert churn.repack() == 0
 
 
+@pytest.mark.long
 def test_a_copy_goes_as_the_pack_is_and_brings_back_what_is_gone(stack: Stack, tmp_path: Path) -> None:
     churn = Churn(stack)
     copied = Copied(stack, MemoryPlace(), churn.sets)
@@ -292,6 +294,7 @@ def test_what_is_not_at_a_place_yet_goes_as_it_is_now(stack: Stack, tmp_path: Pa
     assert kept.good and look(apart.restored(kept)) == churn.looks[kept.id]
 
 
+@pytest.mark.long
 def test_a_pack_that_sets_at_a_place_need_is_not_replaced_there(stack: Stack, tmp_path: Path) -> None:
     """Each place has a pack as it was when it was sent: one without what only the other's sets need."""
     churn = Churn(stack)

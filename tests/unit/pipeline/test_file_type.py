@@ -57,6 +57,7 @@ def test_known_content_is_told_as_it_is_and_packed(case: str) -> None:
     assert recognise(gzip.compress(data)[:HEAD]) == Content(kind, packed=True)
 
 
+@pytest.mark.long
 def test_only_the_beginning_of_a_large_file_is_needed() -> None:
     data = SQL + os.urandom(1 << 20)
     assert recognise(data[:HEAD]).kind is recognise(gzip.compress(data)[:HEAD]).kind is FileKind.SQL

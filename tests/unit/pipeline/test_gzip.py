@@ -145,6 +145,7 @@ def test_an_abandoned_writer_leaves_no_thread() -> None:
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
 @pytest.mark.parametrize("pack", [packed, lambda data: standard.compress(data, mtime=1)], ids=["ours", "another's"])
+@pytest.mark.long
 def test_only_what_is_whole_is_unpacked(pack: Callable[[bytes], bytes], step: int) -> None:
     data = RANDOM[:300] + TEXT[:300]
     stored = pack(data)

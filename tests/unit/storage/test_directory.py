@@ -133,6 +133,7 @@ def test_lost_or_added_bytes_are_found(store: LocalStore, length: int) -> None:
 
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("length", [0, 1, len(DATA), 40 << 20])
+@pytest.mark.long
 def test_what_the_disk_returns_is_given(store: LocalStore, length: int, left: bool) -> None:
     data, taken = (DATA * 14)[:length], bytearray()
 

@@ -161,6 +161,7 @@ def test_the_service_takes_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(sidecar.runs()) == 1
 
 
+@pytest.mark.long
 def test_what_somebody_has_put_there_since_stays(tmp_path: Path) -> None:
     root = half(tmp_path)
     (root / "coming").write_text("another")

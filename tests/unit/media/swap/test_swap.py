@@ -427,6 +427,7 @@ def test_nor_does_it_stop_what_ends_an_exchange_that_was_killed(volume: Volume, 
     assert "stray" in told and list(volume.staging.iterdir()) == [stray] and _is_there(stray, kind)
 
 
+@pytest.mark.long
 def test_what_is_in_the_way_is_said_by_what_changes_the_files(volume: Volume) -> None:
     """By the command that a helper runs, in the log of who started it."""
     said: list[str] = []
@@ -497,6 +498,7 @@ def test_a_damaged_note_moves_nothing(volume: Volume, text: str) -> None:
     assert volume.live() == volume.old
 
 
+@pytest.mark.long
 def test_discard_of_a_deep_and_odd_tree(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/precious").touch()

@@ -194,6 +194,7 @@ happenings = st.sampled_from("cause over run down up killed alive restart ahead 
 @example([("down", "apple"), ("run", "apple"), ("ahead", "apple")])
 @example([("ahead", "apple"), ("down", "apple"), ("run", "apple"), ("back", "apple")])
 @given(st.lists(st.tuples(happenings, st.sampled_from(["apple", "birch", "cedar"])), max_size=25))
+@pytest.mark.long
 def test_nothing_is_lost_whatever_becomes_of_the_target_the_service_and_the_clock(plan: list[tuple[str, str]]) -> None:
     with TemporaryDirectory() as root:
         place = Place(Path(root))

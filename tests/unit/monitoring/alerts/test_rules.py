@@ -503,6 +503,7 @@ def most(times: list[datetime], within: timedelta) -> int:
 @examples(60)
 @example([("flaps", "apple"), *[("hours", "apple")] * 5, ("flaps", "apple")])
 @given(steps)
+@pytest.mark.long
 def test_a_cause_goes_at_once_and_one_that_flapped_within_the_hour(plan: list[tuple[str, str]]) -> None:
     looks = played(plan).looks
     for number, look in enumerate(looks):

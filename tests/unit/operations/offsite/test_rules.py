@@ -141,6 +141,7 @@ def test_keys_may_be_files_and_are_secret(tmp_path: Path) -> None:
     assert settings.bucket_prefix == "obcms/"
 
 
+@pytest.mark.long
 def test_the_third_clock_tells_what_is_offsite(stack: Stack) -> None:
     made = stack.make(tier=Tier.MONTHLY)
     stack.now = datetime.now(UTC)

@@ -156,6 +156,7 @@ def test_each_file_of_a_copy_is_looked_at_and_sent_again(stack: Stack, way: str)
 
 
 @pytest.mark.parametrize("file", ["media", "set"])
+@pytest.mark.long
 def test_a_rotten_copy_keeps_no_other_from_being_read_and_is_sent_again(stack: Stack, file: str) -> None:
     made = [stack.make(days) for days in range(4)]
     stack.upload()

@@ -64,6 +64,7 @@ def judge(stack: Stack, sets: list[StoredSet]) -> tuple[int, list[list[str]]]:
     return progress.bytes, found
 
 
+@pytest.mark.long
 def test_what_sets_share_is_read_once_and_judged_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = chain(stack, 12)
     one, _ = judge(stack, sets[:1])
@@ -209,6 +210,7 @@ def test_a_new_pack_that_holds_something_else_is_damage(
 
 
 @pytest.mark.parametrize("doubt", ["small files", "size", "not whole"])
+@pytest.mark.long
 def test_a_doubt_is_settled_by_reading(stack: Stack, monkeypatch: pytest.MonkeyPatch, doubt: str) -> None:
     read = PackContents.read
 

@@ -334,6 +334,7 @@ _FIRST = [
     with_index=st.booleans(),
     change=_CHANGES,
 )
+@pytest.mark.long
 def test_whatever_is_made_up_is_judged_alike(
     parts: list[bytes],
     first: bytes,

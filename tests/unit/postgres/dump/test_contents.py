@@ -162,6 +162,7 @@ def test_a_dump_that_ends_among_its_rows_is_passed_on_whole(end: bytes, least: i
     assert gzip.decompress(cut(HEAD + b"\nCOPY public.a (a) FROM stdin;", [3], least, 1).stored).endswith(b"stdin;")
 
 
+@pytest.mark.long
 def test_large_tables_alone_have_parts_and_memory_stays_flat() -> None:
     row = b"1\t" + b"x" * 97 + b"\n"
     small, large = row * (LEAST // len(row)), row * ((2 * SIZE + LEAST) // len(row))

@@ -179,6 +179,7 @@ def test_keys_and_versions_make_no_difference_at_the_edges_only() -> None:
     assert outline(DUMP).digest != outline(DUMP.replace(b"pg_dump version 1\n", b"pg_dump version 3\n")).digest
 
 
+@pytest.mark.long
 def test_every_changed_byte_makes_a_difference() -> None:
     """But for those of the varying lines."""
     expected = outline(DUMP).digest

@@ -281,6 +281,7 @@ def test_after_much_work_the_probe_waits_for_how_it_is_now(tmp_path: Path) -> No
         assert probe(port, local=local) == (1, "fail")
 
 
+@pytest.mark.long
 def test_after_much_work_health_is_told_from_the_last_look_while_the_next_is_under_way() -> None:
     go_on = threading.Event()
     go_on.set()
@@ -353,6 +354,7 @@ def test_the_probe_is_answered_while_visitors_hold_all_connections(tmp_path: Pat
     assert not local.exists()
 
 
+@pytest.mark.long
 def test_the_probe_is_answered_while_visitors_keep_the_service_at_work(tmp_path: Path) -> None:
     """Pages that are much work, drawn anew each time."""
     local, ended = tmp_path / SOCKET, threading.Event()
