@@ -4,7 +4,7 @@ By hand nothing is verified, counted or kept, and the database is gone for the w
 loads it beside the live database, counts, exchanges, makes statistics and keeps the old state. Each is timed as a
 command that is typed in a running container, by that container's own clock. The server is one as it comes. Every
 contender runs once per round, in turn; the best counts. The time in which the database could not be reached is printed
-for two sizes: it must not grow.
+for each size: it must not grow.
 `python -m benchmarks.restore` (ROUNDS, SHAPE, VERSION and BUSY as in run.py; SIZES in rows; ONLY=database or media).
 
 Measured on 2 cores, 1.7 GB: 27 s by hand, 19 s without and 29 s with the safety set; media as fast as tar.

@@ -15,7 +15,6 @@ from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalS
 from backup.postgres.clients import HelperClients
 from backup.postgres.replication import ServerWal, server_wal
 from backup.postgres.server import standing
-from backup.postgres.session_settings import Standing
 from backup.postgres.wal_rights import receiver_name
 from backup.postgres.wal_slot import hold_wal, slot_name
 from backup.progress import Progress
@@ -66,7 +65,7 @@ def _database(main: App) -> WalSource:
 
     @contextmanager
     def receive(archive: WalArchive) -> Iterator[RunningReceiver]:
-        clients.check(Standing(standing(source.login).major))
+        clients.check(standing(source.login))
         with clients.receiver(_folder(main.settings.root), f"{archive.system_identifier}/stream", name) as receiver:
             yield receiver
 

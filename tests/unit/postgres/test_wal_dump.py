@@ -95,36 +95,29 @@ def test_a_record_whose_length_is_damaged_is_not_the_end(length: int, place: str
             wal_dump.require_whole(said, SIZE, until)
 
 
+def read(script: str, folder: Path, until: int, program: str = "") -> None:
+    """Run a script on the WAL in a folder, with a pg_waldump that is this program."""
+    (folder / "pg_waldump").write_text(f"#!/bin/sh\n{program}\n")
+    (folder / "pg_waldump").chmod(0o700)
+    (folder / "wal").mkdir(exist_ok=True)
+    name, size = wal_dump.file_behind(1, until, SIZE)
+    assert name == FILE
+    words = [str(folder / "out"), str(folder / "wal"), "1", "0/2000028", "0/2000028", name, size]
+    subprocess.run(["sh", "-c", script, *words], check=True, env={"PATH": f"{folder}:{os.environ['PATH']}"})
+
+
 @pytest.mark.parametrize("script", [wal_dump.COMMITS, wal_dump.DELETIONS])
 @pytest.mark.parametrize("until", [0x3000000, 0x2000001])
 def test_behind_the_last_file_there_is_one_for_as_long_as_it_is_read(script: str, until: int, tmp_path: Path) -> None:
     """pg_waldump would wait for it. It may take the size of a segment from it."""
-    (tmp_path / "pg_waldump").write_text(
-        f'#!/bin/sh\nod -An -tu4 -j32 -N4 "{tmp_path}/wal/{FILE}" >>"{tmp_path}/seen"\n'
-    )
-    (tmp_path / "pg_waldump").chmod(0o700)
-    (tmp_path / "wal").mkdir()
-    name, size = wal_dump.file_behind(1, until, SIZE)
-    assert name == FILE
-    words = [str(tmp_path / "out"), str(tmp_path / "wal"), "1", "0/2000028", "0/2000028", name, size]
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    subprocess.run(["sh", "-c", script, *words], check=True, env={"PATH": path})
+    read(script, tmp_path, until, f'od -An -tu4 -j32 -N4 "{tmp_path}/wal/{FILE}" >>"{tmp_path}/seen"')
     assert (tmp_path / "seen").read_text().split() == [str(SIZE)] * 2
     assert not list((tmp_path / "wal").iterdir())
 
 
 @pytest.mark.parametrize("script", [wal_dump.COMMITS, wal_dump.DELETIONS])
 def test_a_file_that_is_there_is_left_as_it_is(script: str, tmp_path: Path) -> None:
-    (tmp_path / "pg_waldump").write_text("#!/bin/sh\n")
-    (tmp_path / "pg_waldump").chmod(0o700)
-    (tmp_path / FILE).write_text("WAL")
-    words = [
-        str(tmp_path / "out"),
-        str(tmp_path),
-        "1",
-        "0/2000028",
-        "0/2000028",
-        *wal_dump.file_behind(1, 3 << 24, SIZE),
-    ]
-    subprocess.run(["sh", "-c", script, *words], check=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
-    assert (tmp_path / FILE).read_text() == "WAL"
+    (tmp_path / "wal").mkdir()
+    (tmp_path / "wal" / FILE).write_text("WAL")
+    read(script, tmp_path, 3 << 24)
+    assert (tmp_path / "wal" / FILE).read_text() == "WAL"
