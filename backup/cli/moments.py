@@ -18,7 +18,7 @@ from backup.cli.render.set_tables import plain_table
 from backup.config.loader import Settings
 from backup.formatting import local_time, plural, printable, size
 from backup.model.wal import Base
-from backup.monitoring.window import OffsiteWindow, Window, offsite_words, slot_words, whole_second, window_words
+from backup.monitoring.window import OffsiteWindow, Window, offsite_words, slot_words, window_words
 from backup.operations.pitr.window_reader import read_offsite, read_window
 from backup.progress import Silent
 
@@ -115,8 +115,7 @@ def moments_lines(window: Window, now: datetime, zone: ZoneInfo) -> list[str]:
 
 def _rows(window: Window, now: datetime) -> Iterator[tuple[datetime, datetime | None, str]]:
     """Spans and breaks by time: (start, end, `span` or `broken`)."""
-    # One that is shorter than a second holds none whole.
-    spans = [(start, each.end, "span") for each in window.spans if (start := whole_second(each.start)) <= each.end]
+    spans = [(each.start, each.end, "span") for each in window.spans]
     breaks = [(each.start, each.end, "broken") for each in window.breaks(now)]
     yield from sorted([*spans, *breaks], key=lambda row: (row[0], row[2] != "span"))
 

@@ -27,7 +27,6 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome
 from backup.model.wal import Base
 from backup.monitoring.health import Health
-from backup.monitoring.window import whole_second
 
 _SIZE, _BYTES = at(int, "size"), at(int, "bytes")
 
@@ -156,9 +155,7 @@ _PLACE = form(
     newest_time=maybe(Instant, "newest_time"),
     looked=maybe(Instant, "looked"),
 )
-# A second that is held in part cannot be had.
-_BEGIN: Any = derived(Instant, whole_second)
-_SPAN = form("Span", start=_BEGIN, end=Instant, live=bool, bases=derived(many(Text), _ids))
+_SPAN = form("Span", start=Instant, end=Instant, live=bool, bases=derived(many(Text), _ids))
 BREAK = form("Break", about="It goes on where `end` is null.", start=Instant, end=maybe(Instant, "end"))
 _BASE = form(
     "Base",
@@ -222,7 +219,7 @@ _OFFSITE_WINDOW = form(
     about="The moments that a place of copies alone can bring back. `stream.looked` is when all was last there.",
     place=Text,
     name=Text,
-    start=maybe(_BEGIN, "start"),
+    start=maybe(Instant, "start"),
     end=maybe(Instant, "end"),
     live=bool,
     max_lag_seconds=at(Seconds, "max_lag"),
@@ -235,7 +232,7 @@ _OFFSITE_WINDOW = form(
 MOMENTS = form(
     "Window",
     about="The moments that can be brought back, oldest first.",
-    start=maybe(_BEGIN, "start"),
+    start=maybe(Instant, "start"),
     end=maybe(Instant, "end"),
     live=bool,
     keep_seconds=at(Seconds, "keep"),

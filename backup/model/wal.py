@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -350,6 +350,18 @@ def spans(bases: Sequence[Base], received: Received) -> list[Span]:
         found.append(Span(base.ended, end, (base,), live))
         reached = last
     return found
+
+
+def whole_second(moment: datetime) -> datetime:
+    """The first second from this moment on that is held whole."""
+    return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
+
+
+def offered(found: Iterable[Span]) -> Iterator[Span]:
+    """The spans as they are told, by whole seconds: a second that is held in part may not be had, and one that is
+    shorter holds none."""
+    told = (replace(span, start=whole_second(span.start)) for span in found)
+    return (span for span in told if span.start <= span.end)
 
 
 def base_for(bases: Sequence[Base], received: Received, moment: datetime) -> Base | None:

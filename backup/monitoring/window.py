@@ -11,7 +11,7 @@ from typing import Final
 
 from backup.formatting import duration, size
 from backup.model.finding import Finding
-from backup.model.wal import LONGEST_CHAIN, Base, Span, Stream, WalSlot, WindowProof
+from backup.model.wal import LONGEST_CHAIN, Base, Span, Stream, WalSlot, WindowProof, whole_second
 
 _LISTED: Final = 3
 _MINUTE: Final = timedelta(minutes=1)
@@ -31,7 +31,7 @@ class Break:
 
 @dataclass(frozen=True)
 class Window:
-    """The moments of the last `keep` that can be brought back; spans and bases of all clusters, oldest first.
+    """The moments of the last `keep` that can be brought back; `offered` spans and bases of all clusters, oldest first.
 
     `segments` and `segment_bytes` count the WAL that is here, packed or not. `begun` is when the newest cluster's
     folder was made. `max_lag` is how far the stream may be behind, `base_age` how old the newest base may be; None: no
@@ -177,11 +177,6 @@ def slot_words(slot: WalSlot, *, up: bool) -> str:
     more = f", {size(slot.safe)} more until the server gives it up" if slot.safe is not None else ""
     then = "" if up else ", when WAL was last received; by now it may be more"
     return slot.problem or f"{slot.name} keeps {size(slot.held)} of WAL{more}{then}"
-
-
-def whole_second(moment: datetime) -> datetime:
-    """The first second from this moment on that is held whole."""
-    return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def breaks_words(breaks: Sequence[Break], zone: tzinfo) -> str:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from backup.errors import NotFound
 from backup.formatting import local_time
 from backup.model.moment import Wanted
-from backup.model.wal import Base, Received, SegmentId, Span, base_for, lsn, lsn_text, spans, supported
+from backup.model.wal import Base, Received, SegmentId, Span, base_for, lsn, lsn_text, offered, spans, supported
 
 _FORM: Final = "%Y-%m-%d %H:%M:%S"
 _NONE: Final = "With BACKUP_PITR=on the service takes a base backup and receives WAL; from then on moments can be had."
@@ -54,7 +54,8 @@ def _reaches(received: Received, base: Base, place: int) -> bool:
 
 
 def _outside(clusters: Sequence[Cluster], wanted: Wanted, zone: ZoneInfo) -> NotFound:
-    there = sorted((span for each in clusters for span in spans(each.bases, each.received)), key=lambda span: span.end)
+    held = (span for each in clusters for span in spans(each.bases, each.received))
+    there = sorted(offered(held), key=lambda span: span.end)
     if not there:
         return NotFound("there is no base backup with WAL behind it: no moment can be brought back", _NONE)
     window = "; ".join(f"{_shown(span.start, zone)} to {_shown(span.end, zone)}" for span in there)

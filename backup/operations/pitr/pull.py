@@ -18,7 +18,7 @@ from backup.formatting import printable
 from backup.logging import logger
 from backup.model.finding import Finding, warning
 from backup.model.manifest import Artifact, DatabasePart
-from backup.model.wal import DEFAULT_SIZE, Base, Segment, spans
+from backup.model.wal import DEFAULT_SIZE, Base, Segment, offered, spans
 from backup.model.wal_object import WAL_FOLDER, BaseRecord, SegmentObject, base_key, best, received_there
 from backup.monitoring import forecast
 from backup.monitoring.window import OffsiteWindow
@@ -146,7 +146,7 @@ class PulledArchive(WalArchive):
 def remote_window(context: OffsiteContext, keep: timedelta) -> OffsiteWindow:
     """The moments that a place alone can bring back, by what is there now."""
     there = read_place(context)
-    held = [span for each in there for span in spans(each.bases, each.cluster.received)]
+    held = offered(span for each in there for span in spans(each.bases, each.cluster.received))
     sizes = [each.entries[segment.key].size for each in there for segment in best(each.segments).values()]
     return OffsiteWindow(
         keep,

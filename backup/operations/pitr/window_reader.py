@@ -15,7 +15,7 @@ from backup.config.loader import Settings
 from backup.errors import BackupError, StoreError
 from backup.formatting import printable
 from backup.model.finding import Finding, warning
-from backup.model.wal import DEFAULT_SIZE, Base, Span, Stream, WindowProof, lsn, spans, supported
+from backup.model.wal import DEFAULT_SIZE, Base, Span, Stream, WindowProof, lsn, offered, spans, supported
 from backup.model.wal_object import received_there
 from backup.monitoring.overview.compute import period, slots_between
 from backup.monitoring.window import OffsiteWindow, Window
@@ -89,7 +89,7 @@ def _sent(root: Path, window: OffsiteWindow) -> OffsiteWindow:
         there = copies.bases()
         ours = stream if stream and stream.system_identifier == archive.system_identifier else None
         received = received_there(copies.segments(), there[-1].size if there else DEFAULT_SIZE)
-        held += spans(there, replace(received, stream=ours))
+        held += offered(spans(there, replace(received, stream=ours)))
         bases += there
         segments += [each for each in copies.all().values() if each.base is None]
     return replace(
@@ -123,7 +123,7 @@ def _look(archive: WalArchive, stream: Stream | None) -> _Found:
         ours = stream if stream and stream.system_identifier == archive.system_identifier else None
         size = ours.size if ours else found.bases[-1].size if found.bases else DEFAULT_SIZE
         received = archive.received(size, ours)
-        found.spans = spans(found.bases, received)
+        found.spans = list(offered(spans(found.bases, received)))
         found.proof = archive.proof()
         found.segments, found.bytes = len(received.whole), archive.wal_bytes()
     except BackupError as error:

@@ -24,6 +24,7 @@ from backup.model.wal import (
     lsn,
     lsn_text,
     needless,
+    offered,
     spans,
     supported,
     unneeded,
@@ -184,6 +185,24 @@ def test_every_moment_of_a_window_has_all_that_brings_it_back(
             needed = set(range(chosen.first.number, last + 1))
             assert needed <= {each.number for each in segments} | {current}
             assert chosen.ended <= moment
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.floats(0, 2)), max_size=8), st.floats(0, 2))
+def test_each_whole_second_that_is_offered_can_be_had_and_no_other_one(
+    ended: list[tuple[int, float]], level: float
+) -> None:
+    """Parts of the window that last some tenths of a second are the rule where a server is killed again and again."""
+    bases = [
+        base(number, number).model_copy(update={"ended": at(number) + timedelta(seconds=late)})
+        for number, late in dict(ended).items()
+    ]
+    received = Received({each.first: at(each.first.number) + timedelta(seconds=level) for each in bases})
+    told = list(offered(spans(bases, received)))
+    seconds = {at(number) + timedelta(seconds=second) for number in range(41) for second in range(4)}
+    assert {each for each in seconds if any(span.holds(each) for span in told)} == {
+        each for each in seconds if base_for(bases, received, each)
+    }
+    assert all(span.start in seconds and span.start <= span.end for span in told)
 
 
 def test_bases_that_no_kept_moment_needs() -> None:

@@ -40,6 +40,15 @@ def test_a_moment_that_none_brings_back_is_told_with_those_that_can_be_had(hour:
     assert "from 2026-11-28 03:00:00 Europe/Berlin to 2026-11-28 05:00:00" in refused.value.hint
 
 
+def test_no_second_is_named_that_would_be_refused() -> None:
+    early, late = (base(number, number + 0.3 / 3600) for number in (2, 6))
+    parts = Cluster([early, late], Received({early.first: at(4), late.first: at(6 + 0.8 / 3600)}))
+    with pytest.raises(NotFound) as refused:
+        choose([parts], Wanted(at(2)), ZONE)
+    assert "begins at 2026-11-28 03:00:01" in refused.value.message
+    assert "from 2026-11-28 03:00:01 Europe/Berlin to 2026-11-28 05:00:00 Europe/Berlin. " in refused.value.hint
+
+
 def test_without_a_base_there_is_no_moment() -> None:
     with pytest.raises(NotFound, match="no moment can be brought back") as refused:
         choose([], Wanted(at(1)), ZONE)

@@ -55,6 +55,14 @@ def test_segments_that_ended_since_the_look_break_nothing(tmp_path: Path, partia
     assert (seen.live, seen.end) == (True, NOW - HOUR)
 
 
+def test_a_part_that_holds_no_whole_second_is_none(tmp_path: Path) -> None:
+    tenth = timedelta(milliseconds=100)
+    short = a_base(9, NOW + 3 * tenth, size=100)
+    on_disk(tmp_path, [BASE, short], WHOLE | {9: NOW + 8 * tenth}, a_stream(12, NOW + HOUR, NOW + HOUR))
+    seen = read(tmp_path)
+    assert (len(seen.spans), seen.start, seen.end) == (1, BASE.ended, WHOLE[7])
+
+
 @pytest.mark.parametrize("partial", [4, 9])
 def test_a_stream_elsewhere_does_not_carry_on(tmp_path: Path, partial: int) -> None:
     on_disk(tmp_path, [BASE], WHOLE, a_stream(partial, NOW, NOW))
