@@ -27,9 +27,9 @@ fast: venv
 	.venv/bin/ruff format --check -q $(CHECKED)
 	tools/fast
 
-# Without the tests that take more than half of the time; `make test` runs those, too.
+# Without the tests that take more than half of the time, and with fewer examples; `make test` runs those, too.
 unit: venv
-	$(PYTEST) -n 2 --dist worksteal $(if $(LONG),,-m "not long") tests/unit tests/test_architecture.py
+	$(if $(LONG),,HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-quick}) $(PYTEST) -n 2 --dist worksteal $(if $(LONG),,-m "not long") tests/unit tests/test_architecture.py
 
 # The long search, outside CI. SEED repeats a round.
 fuzz: venv

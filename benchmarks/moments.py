@@ -1,8 +1,9 @@
 """What point-in-time recovery costs the database, and what it takes. Ratios.
 
-pgbench with and without the receiver, in turn; how far the receiver is behind meanwhile, as the server has it; a base
-backup beside `pg_basebackup -Ft > /dev/null`; a recovery beside what `barman recover` and a start do by hand: copy an
-unpacked base, and let the server fetch its WAL; an incremental base beside a full one when 1 % of the rows changed.
+pgbench with and without the receiver, and with a bare pg_receivewal, in turn; how far the receiver is behind
+meanwhile, as the server has it; a base backup beside `pg_basebackup -Ft > /dev/null`; a recovery beside what `barman
+recover` and a start do by hand: copy an unpacked base, and let the server fetch its WAL; an incremental base beside a
+full one when 1 % of the rows changed.
 `python -m benchmarks.moments` (ROWS, ROUNDS and SHAPE as in run.py; SECONDS of one round of pgbench).
 """
 
@@ -45,10 +46,13 @@ def main() -> None:
 
 
 def of_pgbench(client: Any, directory: Path, server: Any) -> None:
-    """Transactions per second, without and with."""
-    rates: dict[str, list[float]] = {"without": [], "with": []}
+    """Transactions per second: without, with a bare pg_receivewal that keeps what it gets, and with the product."""
+    rates: dict[str, list[float]] = {"without": [], "bare": [], "with": []}
     for _ in range(run.ROUNDS):
         rates["without"].append(transactions(server))
+        inside(server, _BARE)
+        rates["bare"].append(transactions(server))
+        inside(server, "kill $(cat /tmp/bare.pid); rm -rf /tmp/bare")
         with receiving(client, directory) as receiver:
             rates["with"].append(transactions(server))
             lag, seconds = inside(server, f"{_PGBENCH} -c 4 -T 5 obcms >/dev/null 2>&1 & sleep 3; {_LAG}; wait").split(
@@ -57,7 +61,12 @@ def of_pgbench(client: Any, directory: Path, server: Any) -> None:
             pid = client.api.inspect_container(receiver.id)["State"]["Pid"]
             say(f"behind: {int(lag):,} B, {float(seconds):.3f} s; the receiving process: {resident(pid):.0f} MB")
     middle = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
-    say(f"pgbench, transactions a second: {rates}; with / without: {middle['with'] / middle['without']:.3f}")
+    bare, ours = (middle[name] / middle["without"] for name in ("bare", "with"))
+    say(f"pgbench, transactions a second: {rates}; bare / without: {bare:.3f}, with / without: {ours:.3f}")
+
+
+_BARE = """mkdir -p /tmp/bare && { pg_receivewal -h 127.0.0.1 -U obcms -D /tmp/bare >/dev/null 2>&1 &
+  echo $! >/tmp/bare.pid; }; sleep 1"""
 
 
 def transactions(server: Any) -> float:

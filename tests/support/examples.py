@@ -12,14 +12,15 @@ T = TypeVar("T")
 
 # What the counts of properties are told by: with so many, each is tried as often as it says.
 _USUAL: Final = 40
-# Where they run often, and each push waits for them.
+# Where they run often, and each push waits for them; and where somebody does, who runs them again and again.
 _OFTEN: Final = 25
+_QUICK: Final = 10
 # `make fuzz` tries so many times as many.
 _LONGER: Final = 10
 
 
 def register() -> None:
-    """Register the profiles: `here`, `ci` (the same examples each time) and `fuzz` (many, at random)."""
+    """Register the profiles: `here`, `quick`, `ci` (the same examples each time) and `fuzz` (many, at random)."""
     # A busy machine is no flaw of the code.
     usual = settings(
         deadline=None,
@@ -28,6 +29,7 @@ def register() -> None:
         suppress_health_check=[HealthCheck.too_slow],
     )
     settings.register_profile("here", usual, max_examples=_OFTEN)
+    settings.register_profile("quick", usual, max_examples=_QUICK)
     settings.register_profile("ci", usual, max_examples=_OFTEN, derandomize=True)
     settings.register_profile("fuzz", usual, max_examples=_USUAL * _LONGER, stateful_step_count=50)
 
@@ -44,4 +46,4 @@ def every(count: int) -> int:
 
 def examples(count: int) -> settings:
     """Settings for a property that wants `count` examples: five of eight, or ten times as many in `make fuzz`."""
-    return settings(max_examples=count * settings().max_examples // _USUAL)
+    return settings(max_examples=max(1, count * settings().max_examples // _USUAL))

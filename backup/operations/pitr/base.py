@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from backup import formatting
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
-from backup.errors import BackupError, ConfigError, DumpFailed, IntegrityError, NoSpace, SourceError
+from backup.errors import BackupError, ConfigError, DumpFailed, IntegrityError, KeyMissing, NoSpace, SourceError
 from backup.formatting import printable
 from backup.logging import logger
 from backup.model.manifest import Artifact
@@ -31,9 +32,8 @@ from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.pitr.increment import Choice, flaw, known_lengths, parent_of, words
 from backup.operations.pitr.scrub import SCRUB_HINT, scrub_share
-from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
-from backup.pipeline.age import Recipient
+from backup.pipeline import age, gzip
 from backup.postgres.base_backup import BaseContent, BaseReader
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.replication import ClusterFacts, cluster_facts, cut_files, held_wal, server_wal, summarized
@@ -67,7 +67,7 @@ class BaseContext(Context):
     days: int
     level: int
     patience: float
-    recipients: Sequence[Recipient] = ()
+    recipients: Sequence[age.Recipient] = ()
     steady: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -96,8 +96,6 @@ def take_base(request: runs.Request, context: BaseContext, *, full: bool = False
             # Slots are named by lower-case letters, digits and underscores.
             with held_wal(source.login, f"obcms_backup_{source.instance}"):
                 base, choice = _take(_Taking(context, run, source, archive, facts), choice)
-                # Meanwhile the receiver gets what the base ends with.
-                _read_back(context, archive, base)
                 _catch_up(context, source)
             _await_wal(context, archive, base)
         removed += prune(context, archive)
@@ -187,6 +185,37 @@ class _Refused(Exception):
     """There is no incremental base; why."""
 
 
+@dataclass
+class _Unpacked:
+    """How many bytes a base unpacks to, as the disk gives it back; 0 unless that is whole.
+
+    `locked`: why nobody here can unpack it.
+    """
+
+    identity: Path | None
+    size: int = 0
+    locked: str = ""
+
+    def take(self, stored: Iterator[memoryview]) -> None:
+        """Unpack what is stored."""
+        with contextlib.suppress(IntegrityError, *gzip.DAMAGED):
+            try:
+                pieces = gzip.unpack(age.decrypted_chunks(map(bytes, stored), self.identity), single=True)
+                self.size = sum(map(len, pieces))
+            except KeyMissing as error:
+                self.locked = error.message
+
+    def require(self, artifact: Artifact) -> None:
+        """IntegrityError unless it is what was written."""
+        if self.locked:
+            logger.warning("{}: its stored bytes were read back, and not unpacked: {}", artifact.file, self.locked)
+        elif self.size != artifact.plain_size:
+            raise IntegrityError(
+                f"the base backup {artifact.file} is not as it was written, and was not kept; older ones are untouched",
+                "The disk or its driver is failing: check the kernel log, and back up to another disk.",
+            )
+
+
 def _receive(taking: _Taking, choice: Choice) -> Base:
     """Receive it, compare it, and publish it. _Refused where there is none that builds on the chosen one."""
     context, archive, parent = taking.context, taking.archive, choice.parent
@@ -194,11 +223,13 @@ def _receive(taking: _Taking, choice: Choice) -> Base:
     context.progress.phase("base backup", None if parent else taking.facts.bytes)
     # The checkpoint before its first byte may take minutes, and is the server's work.
     patient = context.steady() + max(context.patience, 900.0)
-    reader, begun = BaseReader(), False
+    reader, unpacked, begun = BaseReader(), _Unpacked(context.catalog.identity), False
     with contextlib.ExitStack() as stack:
         stack.callback(reader.abandon)
         writer = stack.enter_context(
-            ArtifactWriter(archive.bases, f"{identifier}.tar.gz", "base", "", context.level, context.recipients)
+            ArtifactWriter(
+                archive.bases, f"{identifier}.tar.gz", "base", "", context.level, context.recipients, unpacked.take
+            )
         )
         try:
             with taking.source.clients.base_backup(
@@ -215,7 +246,9 @@ def _receive(taking: _Taking, choice: Choice) -> Base:
                 raise _Refused(error.message) from error
             raise
         cut = _require_sound(taking, parent, content) if parent else ()
-        base = _record(taking, identifier, started, content, writer.finish(), parent)
+        artifact = writer.finish()
+        unpacked.require(artifact)
+        base = _record(taking, identifier, started, content, artifact, parent)
         base = base.model_copy(update={"shortened": cut})
         archive.keep_base(base, writer.staged, content.manifest if base.summarized else b"")
     return base
@@ -274,24 +307,6 @@ def _catch_up(context: BaseContext, source: PostgresSource) -> None:
     place = lsn(server_wal(source.login, name).current)
     while lsn(server_wal(source.login, name).received or "0/0") < place and context.steady() < until:
         context.sleep(_GLANCE)
-
-
-def _read_back(context: BaseContext, archive: WalArchive, base: Base) -> None:
-    """Unpack what was stored and compare; a base that is not as it was written does not stay."""
-    identity = context.catalog.identity
-    if base.artifact.encryption and identity is None:
-        logger.warning("{}: its stored bytes were read back; without the key nobody here can unpack them", base.id)
-        return
-    context.progress.phase("reading the base backup back", base.artifact.stored_size)
-    with contextlib.suppress(IntegrityError):
-        pieces = unpacked_base(archive, base, identity, context.progress)
-        if sum(map(len, pieces)) == base.artifact.plain_size:
-            return
-    archive.remove_base(base)
-    raise IntegrityError(
-        f"the base backup {base.id} is not as it was written, and was removed; older ones are untouched",
-        "The disk or its driver is failing: check the kernel log, and back up to another disk.",
-    )
 
 
 def _await_wal(context: BaseContext, archive: WalArchive, base: Base) -> None:

@@ -3,61 +3,89 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import pyrage
 import pytest
 
 from backup.catalog.wal_archive import WalArchive
 from backup.errors import IntegrityError, NoSpace
+from backup.model.manifest import Artifact
 from backup.model.wal import Base
 from backup.operations.pitr import base as module
-from backup.progress import Silent
+from backup.pipeline import age
 from backup.storage.artifact_writer import ArtifactWriter
 from tests.support.facts import NOW
 from tests.support.windows import SYSTEM, a_base, on_disk
 
-CONTEXT = cast(Any, SimpleNamespace(catalog=SimpleNamespace(identity=None), progress=Silent()))
+KEY, OTHER = (pyrage.x25519.Identity.generate() for _ in range(2))
 
 
-def kept(root: Path) -> tuple[WalArchive, Base]:
-    """A base backup of two megabytes that pack a little."""
+class Locks(NamedTuple):
+    """To whom a base is encrypted, and which key is here."""
+
+    to: Any
+    key: Any
+
+
+LOCKS = [Locks(None, None), Locks(None, KEY), Locks(KEY, KEY)]
+
+
+def taken(root: Path, locks: Locks, spoil: Callable[[bytes], bytes] = bytes) -> tuple[module._Unpacked, Artifact]:
+    """A base backup of two megabytes that pack a little; what the disk gives back is `spoil`t."""
+    key = root / "key"
+    key.write_text(str(locks.key))
+    unpacked = module._Unpacked(key if locks.key else None)
     archive = WalArchive(root, SYSTEM)
     archive.prepare()
-    with ArtifactWriter(archive.bases, "b.tar.gz", "base") as writer:
+
+    def take(blocks: Iterator[memoryview]) -> None:
+        unpacked.take(iter([memoryview(spoil(b"".join(map(bytes, blocks))))]))
+
+    recipients = age.recipients([str(locks.to.to_public())] if locks.to else [])
+    with ArtifactWriter(archive.bases, "b.tar.gz", "base", recipients=recipients, taker=take) as writer:
         writer.write(random.Random(1).randbytes(1 << 20) + bytes(1 << 20))
-        artifact = writer.finish()
-        base = a_base(1, NOW).model_copy(update={"id": "b", "artifact": artifact})
-        archive.keep_base(base, writer.staged)
-    return archive, base
+        return unpacked, writer.finish()
 
 
-def test_one_that_is_as_it_was_written_stays(tmp_path: Path) -> None:
-    archive, base = kept(tmp_path)
-    assert base.artifact.plain_sha256 == "", "its own manifest has the sums of its files"
-    module._read_back(CONTEXT, archive, base)
-    assert archive.list_bases() == [base]
+@pytest.mark.parametrize("locks", LOCKS)
+def test_one_that_is_as_it_was_written_is_one(tmp_path: Path, locks: Locks) -> None:
+    unpacked, artifact = taken(tmp_path, locks)
+    assert artifact.plain_sha256 == "", "its own manifest has the sums of its files"
+    unpacked.require(artifact)
+    assert not unpacked.locked
 
 
+@pytest.mark.parametrize("locks", LOCKS)
 @pytest.mark.parametrize("place", [12, 5000, -6])
-def test_any_damage_is_seen_and_it_is_removed(tmp_path: Path, place: int) -> None:
-    archive, base = kept(tmp_path)
-    path = archive.bases.directory / base.artifact.file
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(IntegrityError, match="was removed"):
-        module._read_back(CONTEXT, archive, base)
-    assert archive.list_bases() == [] and not path.exists()
+def test_any_damage_is_seen(tmp_path: Path, locks: Locks, place: int) -> None:
+    def spoil(data: bytes) -> bytes:
+        spoilt = bytearray(data)
+        spoilt[place] ^= 1
+        return bytes(spoilt)
+
+    unpacked, artifact = taken(tmp_path, locks, spoil)
+    with pytest.raises(IntegrityError, match="was not kept"):
+        unpacked.require(artifact)
 
 
-def test_one_of_another_size_is_removed(tmp_path: Path) -> None:
-    archive, base = kept(tmp_path)
-    artifact = base.artifact.model_copy(update={"plain_size": base.artifact.plain_size + 1})
-    with pytest.raises(IntegrityError, match="was removed"):
-        module._read_back(CONTEXT, archive, base.model_copy(update={"artifact": artifact}))
+@pytest.mark.parametrize("locks", LOCKS)
+@pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: data + b"x", lambda _: b""])
+def test_none_that_is_shorter_or_longer_counts(tmp_path: Path, locks: Locks, spoil: Callable[[bytes], bytes]) -> None:
+    unpacked, artifact = taken(tmp_path, locks, spoil)
+    with pytest.raises(IntegrityError, match="was not kept"):
+        unpacked.require(artifact)
+
+
+@pytest.mark.parametrize("key", [None, OTHER])
+def test_one_that_no_key_here_opens_is_kept_and_that_is_told(tmp_path: Path, key: Any) -> None:
+    unpacked, artifact = taken(tmp_path, Locks(KEY, key))
+    unpacked.require(artifact)
+    assert unpacked.locked
 
 
 DAY = timedelta(days=1)
