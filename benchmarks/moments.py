@@ -86,6 +86,9 @@ def of_bases(client: Any, directory: Path, server: Any) -> None:
     with receiving(client, directory):
         contenders = {
             floor: lambda: timed_inside(server, f"pg_basebackup {options} > /dev/null 2>&1"),
+            "pg_basebackup -Ft -Z 1 > a file": lambda: timed_inside(
+                server, f"pg_basebackup {options} -Z 1 2>/dev/null > /tmp/base.tar.gz && sync /tmp/base.tar.gz"
+            ),
             "backup base": lambda: base_seconds(client, directory),
         }
         report("base", rounds(contenders), floor=floor)
@@ -94,7 +97,8 @@ def of_bases(client: Any, directory: Path, server: Any) -> None:
         inside(server, _BY_HAND_ENDS)
     floor = "copies of base and WAL, start"
     contenders = {
-        floor: lambda: float(inside(server, _RECOVER_BY_HAND).strip().splitlines()[-1]),
+        floor: lambda: by_hand(server, "cp -a base new"),
+        "the same from a packed base": lambda: by_hand(server, "mkdir -m 700 new && tar xzf base.tar.gz -C new"),
         "backup create --at latest, until the server has recovered": lambda: recovered(client, directory),
     }
     report("recovery", rounds(contenders), floor=floor)
@@ -104,14 +108,20 @@ def of_bases(client: Any, directory: Path, server: Any) -> None:
 # A base and its WAL, as they lie in a catalogue of whoever packs nothing.
 _BY_HAND = """mkdir -p /tmp/hand/wal && cd /tmp/hand && chown -R postgres /tmp/hand &&
   { gosu postgres pg_receivewal -h 127.0.0.1 -U obcms -D wal >/dev/null 2>&1 & echo $! >pid; } && sleep 1 &&
-  gosu postgres pg_basebackup -h 127.0.0.1 -U obcms -D base -X none --checkpoint=fast 2>/dev/null"""
+  gosu postgres pg_basebackup -h 127.0.0.1 -U obcms -D base -X none --checkpoint=fast 2>/dev/null &&
+  tar -C base -cf - . | gzip -1 >base.tar.gz"""
 _BY_HAND_ENDS = "psql -qAtX -h 127.0.0.1 -U obcms obcms -c 'SELECT pg_switch_wal()'; sleep 3; kill $(cat /tmp/hand/pid)"
 _RECOVER_BY_HAND = r"""cd /tmp/hand; rm -rf new; sync; TIMEFORMAT=%R; time {
-  cp -a base new && touch new/recovery.signal && chown postgres new/recovery.signal &&
+  $COPY && chown -R postgres new && touch new/recovery.signal && chown postgres new/recovery.signal &&
   echo "restore_command = 'cp /tmp/hand/wal/%f %p'" >>new/postgresql.auto.conf &&
   gosu postgres pg_ctl -D new -l log -t 900 -o '-p 5433 -k /tmp -c listen_addresses=' -w start >/dev/null &&
   until [ "$(psql -qAtX -h /tmp -p 5433 -U obcms obcms -c 'SELECT pg_is_in_recovery()')" = f ]; do sleep 0.05; done; }
   gosu postgres pg_ctl -D new -m immediate stop >/dev/null 2>&1"""
+
+
+def by_hand(server: Any, copy: str) -> float:
+    """Seconds until a server has recovered from what `copy` makes of the base."""
+    return float(inside(server, _RECOVER_BY_HAND.replace("$COPY", copy)).strip().splitlines()[-1])
 
 
 def recovered(client: Any, directory: Path) -> float:

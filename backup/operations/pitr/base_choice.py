@@ -11,7 +11,19 @@ from zoneinfo import ZoneInfo
 from backup.errors import NotFound
 from backup.formatting import local_time
 from backup.model.moment import Wanted
-from backup.model.wal import Base, Received, SegmentId, Span, base_for, lsn, lsn_text, offered, spans, supported
+from backup.model.wal import (
+    Base,
+    Received,
+    SegmentId,
+    Span,
+    base_for,
+    lsn,
+    lsn_text,
+    offered,
+    spans,
+    supported,
+    whole_second,
+)
 
 _FORM: Final = "%Y-%m-%d %H:%M:%S"
 _NONE: Final = "With BACKUP_PITR=on the service takes a base backup and receives WAL; from then on moments can be had."
@@ -55,10 +67,10 @@ def _reaches(received: Received, base: Base, place: int) -> bool:
 
 def _outside(clusters: Sequence[Cluster], wanted: Wanted, zone: ZoneInfo) -> NotFound:
     held = (span for each in clusters for span in spans(each.bases, each.received))
-    there = sorted(offered(held), key=lambda span: span.end)
+    there = sorted(held, key=lambda span: span.end)
     if not there:
         return NotFound("there is no base backup with WAL behind it: no moment can be brought back", _NONE)
-    window = "; ".join(f"{_shown(span.start, zone)} to {_shown(span.end, zone)}" for span in there)
+    window = "; ".join(f"{_shown(span.start, zone)} to {_shown(span.end, zone)}" for span in offered(there))
     if wanted.moment is None:
         reach = "; ".join(
             f"{each.end} (timeline {each.timeline}) and later" for span in there for each in span.bases[:1]
@@ -68,9 +80,10 @@ def _outside(clusters: Sequence[Cluster], wanted: Wanted, zone: ZoneInfo) -> Not
             f"Places from {reach} are. `restore --at` takes a moment: any from {window}.",
         )
     why = _why(there, wanted.moment, zone)
+    there_are = f"Any moment can be had from {window}. " if window else ""
     return NotFound(
         f"the database of {_shown(wanted.moment, zone)} cannot be brought back: {why}; nothing was done",
-        f"Any moment can be had from {window}. `list` shows the sets, which are earlier or later.",
+        f"{there_are}`list` shows the sets, which are earlier or later.",
     )
 
 
@@ -78,9 +91,9 @@ def _why(there: Sequence[Span], moment: datetime, zone: ZoneInfo) -> str:
     before = max((span.end for span in there if span.end < moment), default=None)
     after = min((span.start for span in there if span.start > moment), default=None)
     if before and after:
-        return f"the window is broken from {_shown(before, zone)} to {_shown(after, zone)}"
+        return f"the window is broken from {_shown(before, zone)} to {_shown(whole_second(after), zone)}"
     if after:
-        return f"the window begins at {_shown(after, zone)}"
+        return f"the window begins at {_shown(whole_second(after), zone)}"
     return f"the last possible moment is {_shown(before or moment, zone)}"
 
 

@@ -49,6 +49,14 @@ def test_no_second_is_named_that_would_be_refused() -> None:
     assert "from 2026-11-28 03:00:01 Europe/Berlin to 2026-11-28 05:00:00 Europe/Berlin. " in refused.value.hint
 
 
+def test_a_part_that_holds_no_whole_second_is_still_told_from_none() -> None:
+    early = base(2, 2 + 0.3 / 3600)
+    with pytest.raises(NotFound) as refused:
+        choose([Cluster([early], Received({early.first: at(2 + 0.8 / 3600)}))], Wanted(at(3)), ZONE)
+    assert "the last possible moment is 2026-11-28 03:00:00 Europe/Berlin" in refused.value.message
+    assert refused.value.hint.startswith("`list` shows")
+
+
 def test_without_a_base_there_is_no_moment() -> None:
     with pytest.raises(NotFound, match="no moment can be brought back") as refused:
         choose([], Wanted(at(1)), ZONE)
