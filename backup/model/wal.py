@@ -359,9 +359,11 @@ def whole_second(moment: datetime) -> datetime:
 
 def offered(found: Iterable[Span]) -> Iterator[Span]:
     """The spans as they are told, by whole seconds: a second that is held in part may not be had, and one that is
-    shorter holds none."""
-    told = (replace(span, start=whole_second(span.start)) for span in found)
-    return (span for span in told if span.start <= span.end)
+    shorter holds none, unless it grows: whoever asks for its first one waits for that."""
+    for span in found:
+        start = whole_second(span.start)
+        if span.live or start <= span.end:
+            yield replace(span, start=start, end=max(start, span.end))
 
 
 def base_for(bases: Sequence[Base], received: Received, moment: datetime) -> Base | None:

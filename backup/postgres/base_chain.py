@@ -43,7 +43,6 @@ COMBINE: Final = f"""
     watched pg_verifybackup --no-parse-wal --quiet {CHAIN_FOLDER}/whole
     watched rm -rf "$@"
     watched find {CHAIN_FOLDER}/whole/base {CHAIN_FOLDER}/whole/global -type f -name '[0-9]*_vm*' -exec rm {{}} +
-    mkdir -p pg_wal
     find {CHAIN_FOLDER}/whole/pg_wal -mindepth 1 -maxdepth 1 -exec mv {{}} pg_wal/ \\;
     rmdir {CHAIN_FOLDER}/whole/pg_wal
     find {CHAIN_FOLDER}/whole -mindepth 1 -maxdepth 1 -exec mv {{}} . \\;

@@ -159,7 +159,7 @@ class Recovery:
         folders = [f"{CHAIN_FOLDER}/{number}" for number in range(len(links))]
         for folder, tar in zip(folders, links, strict=True):
             self.unpack(tar, folder=folder)
-        with self._pipe("1.") as pipe:
+        with self._pipe() as pipe:
             words = [self._inside(pipe.path), DATA, *folders]
             with self._started(COMBINE, words, _PREPARING) as helper:
                 with ProcessOutput(helper, pipe, "pg_combinebackup", self._places.stall, tells=True) as program:
@@ -175,13 +175,11 @@ class Recovery:
         """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""
         into = PG_WAL if into_wal else f"{DATA}/{folder}"
         try:
-            # A base and its WAL may be unpacked at the same time.
-            with self._pipe("" if into_wal else "1.") as pipe:
-                with self._started(_UNPACK, [self._inside(pipe.path), into]) as helper:
-                    with ProcessInput(helper, pipe, "tar", self._places.stall) as program:
-                        for piece in tar:
-                            program.write(piece)
-                        program.finish(b"")
+            with self._pipe() as pipe, self._started(_UNPACK, [self._inside(pipe.path), into]) as helper:
+                with ProcessInput(helper, pipe, "tar", self._places.stall) as program:
+                    for piece in tar:
+                        program.write(piece)
+                    program.finish(b"")
         except LoadFailed as error:
             raise EngineError(
                 f"unpacking for the recovery failed: {error.message}. Nothing was published",
@@ -281,8 +279,8 @@ class Recovery:
         lasting = {"track_commit_timestamp": "on"} if _COMMIT_TIMES.search(said) else {}
         return max(int(found[1]), _LEAST_PREPARED), lasting
 
-    def _pipe(self, number: str = "") -> Pipe:
-        return Pipe(self._places.spool / f"{self._places.instance}.{self._run}.{number}fifo")
+    def _pipe(self) -> Pipe:
+        return Pipe(self._places.spool / f"{self._places.instance}.{self._run}.fifo")
 
     def _inside(self, path: Path) -> str:
         return str(HelperClients.inside / path.name)

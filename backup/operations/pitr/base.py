@@ -194,7 +194,7 @@ class _Unpacked:
 
     identity: Path | None
     size: int = 0
-    locked: str = ""
+    locked: KeyMissing | None = None
 
     def take(self, stored: Iterator[memoryview]) -> None:
         """Unpack what is stored."""
@@ -203,16 +203,17 @@ class _Unpacked:
                 pieces = gzip.unpack(age.decrypted_chunks(map(bytes, stored), self.identity), single=True)
                 self.size = sum(map(len, pieces))
             except KeyMissing as error:
-                self.locked = error.message
+                self.locked = error
 
     def require(self, artifact: Artifact) -> None:
         """IntegrityError unless it is what was written."""
         if self.locked:
-            logger.warning("{}: its stored bytes were read back, and not unpacked: {}", artifact.file, self.locked)
+            logger.warning("{}: read back, and not unpacked: {}", artifact.file, self.locked.message)
         elif self.size != artifact.plain_size:
             raise IntegrityError(
-                f"the base backup {artifact.file} is not as it was written, and was not kept; older ones are untouched",
-                "The disk or its driver is failing: check the kernel log, and back up to another disk.",
+                f"the base backup {artifact.file} does not unpack to what was packed, and was not kept; older ones are"
+                " untouched",
+                "The disk gave back what was written. Is the memory of the machine failing? `base` tries again.",
             )
 
 
@@ -251,6 +252,8 @@ def _receive(taking: _Taking, choice: Choice) -> Base:
         base = _record(taking, identifier, started, content, artifact, parent)
         base = base.model_copy(update={"shortened": cut})
         archive.keep_base(base, writer.staged, content.manifest if base.summarized else b"")
+    if unpacked.locked and unpacked.identity:
+        raise unpacked.locked
     return base
 
 

@@ -15,17 +15,16 @@ from backup.model.wal import (
     Base,
     Received,
     SegmentId,
-    Span,
     base_for,
     lsn,
     lsn_text,
     offered,
     spans,
     supported,
-    whole_second,
 )
 
-_FORM: Final = "%Y-%m-%d %H:%M:%S"
+_SECONDS: Final = "%Y-%m-%d %H:%M:%S"
+_FRACTIONS: Final = f"{_SECONDS}.%f"
 _NONE: Final = "With BACKUP_PITR=on the service takes a base backup and receives WAL; from then on moments can be had."
 
 
@@ -70,7 +69,15 @@ def _outside(clusters: Sequence[Cluster], wanted: Wanted, zone: ZoneInfo) -> Not
     there = sorted(held, key=lambda span: span.end)
     if not there:
         return NotFound("there is no base backup with WAL behind it: no moment can be brought back", _NONE)
-    window = "; ".join(f"{_shown(span.start, zone)} to {_shown(span.end, zone)}" for span in offered(there))
+    told, form = list(offered(there)), _SECONDS
+    if not told:
+        # None of them holds a whole second.
+        told, form = there, _FRACTIONS
+
+    def shown(moment: datetime) -> str:
+        return local_time(moment, zone, form)
+
+    window = "; ".join(f"{shown(span.start)} to {shown(span.end)}" for span in told)
     if wanted.moment is None:
         reach = "; ".join(
             f"{each.end} (timeline {each.timeline}) and later" for span in there for each in span.bases[:1]
@@ -79,23 +86,14 @@ def _outside(clusters: Sequence[Cluster], wanted: Wanted, zone: ZoneInfo) -> Not
             f"the place {lsn_text(wanted.place or 0)} is not in the WAL that is here; nothing was done",
             f"Places from {reach} are. `restore --at` takes a moment: any from {window}.",
         )
-    why = _why(there, wanted.moment, zone)
-    there_are = f"Any moment can be had from {window}. " if window else ""
-    return NotFound(
-        f"the database of {_shown(wanted.moment, zone)} cannot be brought back: {why}; nothing was done",
-        f"{there_are}`list` shows the sets, which are earlier or later.",
-    )
-
-
-def _why(there: Sequence[Span], moment: datetime, zone: ZoneInfo) -> str:
-    before = max((span.end for span in there if span.end < moment), default=None)
-    after = min((span.start for span in there if span.start > moment), default=None)
-    if before and after:
-        return f"the window is broken from {_shown(before, zone)} to {_shown(whole_second(after), zone)}"
+    before = max((span.end for span in there if span.end < wanted.moment), default=None)
+    after = min((span.start for span in told if span.start > wanted.moment), default=None)
+    why = f"the last possible moment is {shown(before or wanted.moment)}"
     if after:
-        return f"the window begins at {_shown(whole_second(after), zone)}"
-    return f"the last possible moment is {_shown(before or moment, zone)}"
-
-
-def _shown(moment: datetime, zone: ZoneInfo) -> str:
-    return local_time(moment, zone, _FORM)
+        why = f"the window begins at {shown(after)}"
+    if before and after:
+        why = f"the window is broken from {shown(before)} to {shown(after)}"
+    return NotFound(
+        f"the database of {shown(wanted.moment)} cannot be brought back: {why}; nothing was done",
+        f"Any moment can be had from {window}. `list` shows the sets, which are earlier or later.",
+    )

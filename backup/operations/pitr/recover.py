@@ -1,19 +1,17 @@
 """The database of a moment, recovered from a base backup and WAL in a server of its own.
 
-space → WAL → where to stop (pg_waldump); beside that, base → server, which replays, stops behind that commit and is
-dumped
+space → WAL → where to stop (pg_waldump) → base → server, which replays, stops behind that commit and is dumped
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
@@ -31,7 +29,7 @@ from backup.postgres.recovered_tables import make_maps, unlogged
 from backup.postgres.recovery import SPARE, ClosedCluster, Recovery, RecoveryPlaces
 from backup.postgres.server import databases, identity
 from backup.postgres.session import Login
-from backup.progress import Progress, Silent
+from backup.progress import Progress
 
 _SHOWN: Final = "%Y-%m-%d %H:%M:%S.%f"
 # Files take a little more than what the server counts.
@@ -41,8 +39,6 @@ _SKEW: Final = timedelta(minutes=1)
 # Looks at the receiver's WAL are two seconds apart, and longer on a busy machine.
 _ON_ITS_WAY: Final = timedelta(seconds=30)
 _GLANCE: Final = 0.2
-# It ends with the next piece.
-_LEAVING: Final = 5.0
 # So many segments beyond the moment are read, too, to count what is not brought back; then so many more at a time,
 # until there is a later commit.
 _BEYOND: Final = 64
@@ -128,7 +124,7 @@ class RecoveredOrigin:
         """Say what would be brought back, as far as the WAL tells; see `outlook`. Only under the lock."""
         self.places.sweep()
         with self.places.prepare(run) as work:
-            return outlook(self.moment, look(self.moment, work, progress))
+            return outlook(self.moment, look(self.moment, work, progress, replay=False))
 
     @contextlib.contextmanager
     def reach(self, run: str, progress: Progress) -> Iterator[Reached]:
@@ -137,13 +133,12 @@ class RecoveredOrigin:
         self.places.sweep()
         with self.places.prepare(run) as work:
             logger.info("recovering from the base backup {} in {}", base.id, work.way)
-            with _BaseUnpacking(asked, work) as unpacking:
-                found = look(asked, work, progress, unpacking)
-                if asked.wanted.seen and found.mixed:
-                    raise NotFound("transactions ended in another order than the WAL has them in, just then")
-                for label, text in outlook(asked, found):
-                    logger.info("{}: {}", label, text)
-                unpacking.finish(progress)
+            found = look(asked, work, progress, replay=True)
+            if asked.wanted.seen and found.mixed:
+                raise NotFound("transactions ended in another order than the WAL has them in, just then")
+            for label, text in outlook(asked, found):
+                logger.info("{}: {}", label, text)
+            unpack_base(asked, work, progress)
             progress.phase("replaying the WAL")
             login, major = _login(asked)
             with work.start(found.last, login, major, asked.preload) as (source, wait):
@@ -170,9 +165,8 @@ def recover_cluster(
     origin.places.sweep()
     with origin.places.prepare(run) as work:
         logger.info("recovering from the base backup {} in {}", asked.base.id, work.way)
-        with _BaseUnpacking(asked, work) as unpacking:
-            found = look(asked, work, progress, unpacking)
-            unpacking.finish(progress)
+        found = look(asked, work, progress, replay=True)
+        unpack_base(asked, work, progress)
         progress.phase("replaying the WAL")
         login, major = _login(asked)
         with work.start(found.last, login, major, asked.preload, taken) as (source, wait):
@@ -192,65 +186,11 @@ def space_for(asked: Moment) -> int:
     return asked.room + 2 * len(_first(asked)) * asked.base.size + SPARE
 
 
-class _Left(Exception):
-    """Nobody waits for the base any more."""
-
-
-class _BaseUnpacking(Silent):
-    """A base on its way to its place, put together with those that it builds on, beside the caller's thread.
-
-    `begin`, and `finish` where it is needed. It is left, where it is, at the end of the body. Satisfies Progress.
-    """
-
-    def __init__(self, asked: Moment, work: Recovery) -> None:
-        self._asked, self._work, self._links = asked, work, asked.links or [asked.base]
-        self._size = sum(each.artifact.stored_size for each in self._links)
-        self._done, self._left = 0, False
-        self._error: BaseException | None = None
-        # A daemon: it may wait for an engine that stands still.
-        self._thread = threading.Thread(target=self._unpack, name="unpacking", daemon=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._left = True
-        if self._thread.ident:
-            self._thread.join(_LEAVING)
-
-    @property
-    def room(self) -> int:
-        """Bytes that it still takes at most."""
-        return self._asked.room - self._asked.room * self._done // max(1, self._size)
-
-    def begin(self) -> None:
-        """Begin, unless it has begun."""
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def finish(self, progress: Progress) -> None:
-        """Wait for it. IntegrityError, KeyMissing, EngineError."""
-        progress.phase("unpacking the base backup", self._size)
-        told = 0
-        while self._thread.is_alive():
-            self._thread.join(_GLANCE)
-            progress.advance(self._done - told)
-            told = self._done
-        if self._error:
-            raise self._error
-
-    def advance(self, count: int) -> None:
-        """So much more was read."""
-        if self._left:
-            raise _Left
-        self._done += count
-
-    def _unpack(self) -> None:
-        asked = self._asked
-        try:
-            self._work.unpack_base([unpacked_base(asked.archive, each, asked.identity, self) for each in self._links])
-        except BaseException as error:  # noqa: BLE001 - raised again by `finish`
-            self._error = error
+def unpack_base(asked: Moment, work: Recovery, progress: Progress) -> None:
+    """Unpack the base, put together with those that it builds on. IntegrityError, KeyMissing, EngineError."""
+    links = asked.links or [asked.base]
+    progress.phase("unpacking the base backup", sum(each.artifact.stored_size for each in links))
+    work.unpack_base([unpacked_base(asked.archive, each, asked.identity, progress) for each in links])
 
 
 def _login(asked: Moment) -> tuple[Login, int]:
@@ -279,21 +219,18 @@ def _first(asked: Moment) -> Sequence[SegmentId]:
     return segments
 
 
-def look(asked: Moment, work: Recovery, progress: Progress, unpacking: _BaseUnpacking | None = None) -> Survey:
+def look(asked: Moment, work: Recovery, progress: Progress, *, replay: bool) -> Survey:
     """Unpack as much WAL as it takes to know the last commit, and read which there are. IntegrityError, KeyMissing.
 
-    NoSpace unless there is room for that; with `unpacking`, also for the base, which begins then, and for what the WAL
-    adds to it.
+    NoSpace unless there is room for that; `replay`: also for the base, and for what the WAL adds to it.
     """
     base, segments = asked.base, asked.segments
     files = SegmentFiles(asked.archive, base, asked.identity, progress, asked.received.live)
     more, count = _first(asked), 0
     while True:
         count += len(more)
-        replayed = unpacking.room + count * base.size if unpacking else 0
+        replayed = asked.room + count * base.size if replay else 0
         work.require_space(len(more) * base.size + replayed)
-        if unpacking:
-            unpacking.begin()
         progress.phase("unpacking the WAL")
         work.unpack(files.as_tar(more), into_wal=True)
         until = received_to(asked.received, segments[count - 1], base.size)

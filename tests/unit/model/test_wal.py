@@ -205,6 +205,12 @@ def test_each_whole_second_that_is_offered_can_be_had_and_no_other_one(
     assert all(span.start in seconds and span.start <= span.end for span in told)
 
 
+def test_a_part_that_has_just_begun_is_told_by_the_second_that_comes() -> None:
+    begun = base(2, 2 + 0.3 / 3600)
+    (span,) = offered(spans([begun], Received(whole(range(2, 2)), stream(2, 2 + 0.5 / 3600))))
+    assert (span.start, span.end, span.live) == (at(2) + timedelta(seconds=1), span.start, True)
+
+
 def test_bases_that_no_kept_moment_needs() -> None:
     bases = [base(number, number * 24.0) for number in range(1, 11)]
     now = at(10 * 24)

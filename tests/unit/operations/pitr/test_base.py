@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from backup.model.manifest import Artifact
 from backup.model.wal import Base
 from backup.operations.pitr import base as module
 from backup.pipeline import age
+from backup.progress import Silent
 from backup.storage.artifact_writer import ArtifactWriter
 from tests.support.facts import NOW
 from tests.support.windows import SYSTEM, a_base, on_disk
@@ -79,6 +81,33 @@ def test_none_that_is_shorter_or_longer_counts(tmp_path: Path, locks: Locks, spo
     unpacked, artifact = taken(tmp_path, locks, spoil)
     with pytest.raises(IntegrityError, match="was not kept"):
         unpacked.require(artifact)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_none_is_kept_that_does_not_unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool) -> None:
+    archive = WalArchive(tmp_path, SYSTEM)
+    archive.prepare()
+    content = SimpleNamespace(manifest=b"")
+    reader = SimpleNamespace(feed=lambda _: None, finish=lambda: content, abandon=lambda: None)
+    output = SimpleNamespace(chunks=lambda _: iter([b"x" * 100]))
+    clients = SimpleNamespace(base_backup=lambda *_: nullcontext(output))
+    context = SimpleNamespace(
+        clock=lambda: NOW, steady=lambda: 0.0, patience=1.0, progress=Silent(), level=1, recipients=(),
+        catalog=SimpleNamespace(identity=None),
+    )  # fmt: skip
+    taking = SimpleNamespace(
+        context=context, archive=archive, run=SimpleNamespace(started=NOW, id="r"), facts=SimpleNamespace(bytes=1),
+        source=SimpleNamespace(clients=clients),
+    )  # fmt: skip
+    monkeypatch.setattr(module, "BaseReader", lambda: reader)
+    monkeypatch.setattr(
+        module, "_record", lambda *given: a_base(1, NOW).model_copy(update={"id": "b", "artifact": given[4]})
+    )
+    if not whole:
+        monkeypatch.setattr(module.gzip, "unpack", lambda *_, **__: iter([b"x" * 99]))
+    with nullcontext() if whole else pytest.raises(IntegrityError, match="was not kept"):
+        module._receive(cast(Any, taking), module.Choice("it is the first"))
+    assert len(archive.list_bases()) == int(whole)
 
 
 @pytest.mark.parametrize("key", [None, OTHER])

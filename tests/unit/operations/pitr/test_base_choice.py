@@ -53,8 +53,8 @@ def test_a_part_that_holds_no_whole_second_is_still_told_from_none() -> None:
     early = base(2, 2 + 0.3 / 3600)
     with pytest.raises(NotFound) as refused:
         choose([Cluster([early], Received({early.first: at(2 + 0.8 / 3600)}))], Wanted(at(3)), ZONE)
-    assert "the last possible moment is 2026-11-28 03:00:00 Europe/Berlin" in refused.value.message
-    assert refused.value.hint.startswith("`list` shows")
+    assert "the last possible moment is 2026-11-28 03:00:00.800000 Europe/Berlin" in refused.value.message
+    assert "from 2026-11-28 03:00:00.300000 Europe/Berlin to 2026-11-28 03:00:00.8" in refused.value.hint
 
 
 def test_without_a_base_there_is_no_moment() -> None:

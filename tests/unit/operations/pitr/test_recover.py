@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backup.catalog.wal_archive import StreamFile, WalArchive
-from backup.errors import IntegrityError
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, Wanted
 from backup.model.recovered import Recovered
@@ -33,16 +32,12 @@ class Work:
     def __init__(self, commits: dict[int, datetime]) -> None:
         self.all, self.unpacked = commits, [0]
         self.room: list[int] = []
-        self.base: Callable[[], object] = lambda: None
 
     def require_space(self, needed: int) -> None:
         self.room.append(needed)
 
     def unpack(self, _tar: Iterable[bytes], *, into_wal: bool) -> None:
         assert into_wal
-
-    def unpack_base(self, _links: object) -> None:
-        self.base()
 
     def commits(self, _start: str, _timeline: int, _size: int, until: int) -> Iterator[Commit]:
         self.unpacked.append(until // SIZE)
@@ -56,7 +51,7 @@ def asked(wanted: Wanted, last: int, root: Path) -> recover.Moment:
 
 def look(moment: recover.Moment, commits: dict[int, datetime]) -> tuple[Any, list[int]]:
     work = Work(commits)
-    found = recover.look(moment, cast(Any, work), Silent())
+    found = recover.look(moment, cast(Any, work), Silent(), replay=False)
     assert sum(work.room) == work.unpacked[-1] * SIZE - 2 * SIZE, "there was to be room for each segment"
     return found, work.unpacked[1:]
 
@@ -65,50 +60,9 @@ def test_there_is_room_for_the_base_and_for_what_its_wal_adds_to_it(tmp_path: Pa
     work, moment = Work({5: at(5), 200: at(200)}), asked(Wanted(at(10.5)), 500, tmp_path)
     size = 10**9
     moment = replace(moment, base=moment.base.model_copy(update={"bytes": size}))
-    with recover._BaseUnpacking(moment, cast(Any, work)) as unpacking:
-        recover.look(moment, cast(Any, work), Silent(), unpacking)
+    recover.look(moment, cast(Any, work), Silent(), replay=True)
     # Of each batch: its own segments, and what all of them so far add.
     assert work.room == [size * 11 // 10 + count * SIZE for count in (73 + 73, 64 + 137, 64 + 201)]
-
-
-def unpacking(root: Path, what: Callable[[recover._BaseUnpacking], object]) -> recover._BaseUnpacking:
-    """One of a base of 1000 stored bytes that takes 11,000, which does `what`."""
-    work, moment = Work({}), asked(Wanted(at(4)), 9, root)
-    artifact = moment.base.artifact.model_copy(update={"stored_size": 1000})
-    moment = replace(moment, base=moment.base.model_copy(update={"bytes": 10_000, "artifact": artifact}))
-    made = recover._BaseUnpacking(moment, cast(Any, work))
-    work.base = lambda: what(made)
-    return made
-
-
-def test_a_base_that_is_unpacked_already_takes_no_more_room(tmp_path: Path) -> None:
-    with unpacking(tmp_path, lambda made: made.advance(750)) as made:
-        assert made.room == 11_000
-        made.begin()
-        made.begin()
-        made.finish(Silent())
-        assert made.room == 2750
-
-
-def test_what_a_base_lacks_is_told_to_who_waits_for_it(tmp_path: Path) -> None:
-    def fail(_made: recover._BaseUnpacking) -> None:
-        raise IntegrityError("damaged")
-
-    with unpacking(tmp_path, fail) as made:
-        made.begin()
-        with pytest.raises(IntegrityError, match="damaged"):
-            made.finish(Silent())
-
-
-def test_a_base_that_nobody_waits_for_is_left(tmp_path: Path) -> None:
-    def go_on(made: recover._BaseUnpacking) -> None:
-        while True:
-            made.advance(1)
-
-    with pytest.raises(ZeroDivisionError), unpacking(tmp_path, go_on) as made:
-        made.begin()
-        raise ZeroDivisionError
-    assert not made._thread.is_alive()
 
 
 def test_a_base_that_builds_on_others_is_there_twice_while_it_is_put_together(tmp_path: Path) -> None:
