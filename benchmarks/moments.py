@@ -3,8 +3,9 @@
 pgbench with and without the receiver, and with a bare pg_receivewal, in turn; how far the receiver is behind
 meanwhile, as the server has it; a base backup beside `pg_basebackup -Ft > /dev/null`; a recovery beside what `barman
 recover` and a start do by hand: copy an unpacked base, and let the server fetch its WAL; an incremental base beside a
-full one when 1 % of the rows changed.
-`python -m benchmarks.moments` (ROWS, ROUNDS and SHAPE as in run.py; SECONDS of one round of pgbench).
+full one when 1 % of the rows changed; how long the database is away while a whole cluster is exchanged and put back.
+`python -m benchmarks.moments` (ROWS, ROUNDS and SHAPE as in run.py; SECONDS_OF_PGBENCH of one round; GIGABYTES of the
+clusters that are exchanged, 1 and 10 unless it says so; ONLY=exchange for those alone).
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ import json
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import docker
+import psycopg
 
 from benchmarks import run
 from benchmarks.drill import ran
 from benchmarks.run import database, inside, judged, product, report, resident, rounds, say, timed_inside
 
 SECONDS = int(os.environ.get("SECONDS_OF_PGBENCH", "20"))
+GIGABYTES = [int(each) for each in os.environ.get("GIGABYTES", "1,10").split(",")]
+ONLY = os.environ.get("ONLY", "")
+# About 67 of pgbench's units are a gigabyte.
+_UNITS = 67
+_AWAY = re.compile(r"could not be reached for ([\d.,]+ m?s)")
 _PGBENCH = "pgbench -h 127.0.0.1 -U obcms"
 _LAG = """psql -qAtX -h 127.0.0.1 -U obcms obcms -c "SELECT
   pg_wal_lsn_diff(pg_current_wal_flush_lsn(), coalesce(flush_lsn, write_lsn)),
@@ -38,6 +46,10 @@ def main() -> None:
     with judged(), tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
         directory = Path(base)
         run.ENVIRONMENT["BACKUP_PITR"] = "on"
+        for size in GIGABYTES:
+            of_exchange(client, directory / f"{size}GB", size)
+        if ONLY == "exchange":
+            return
         with database(client) as server:
             inside(server, f"{_PGBENCH} -i -s 20 -q obcms")
             of_pgbench(client, directory, server)
@@ -169,6 +181,64 @@ def base_seconds(client: Any, directory: Path, *options: str) -> float:
     ran(client, directory, "base", *options)
     newest = max((directory / "backups/state/runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
     return float(json.loads(newest.read_text())["seconds"]["total"])
+
+
+def of_exchange(client: Any, directory: Path, size: int) -> None:
+    """A cluster of `size` gigabytes goes back a moment and forth again. Asked from outside every 10 ms meanwhile."""
+    ask, total = "psql -qAtX -h 127.0.0.1 -U obcms obcms", "SELECT sum(abalance) FROM pgbench_accounts"
+    change = "UPDATE pgbench_accounts SET abalance = 7 WHERE aid % 100 = 7"
+    with run.server(client) as server:
+        inside(server, f"{_PGBENCH} -i -I dtGvp -s {_UNITS * size} -q obcms; {ask} -c 'CREATE TABLE later (n int)'")
+        with receiving(client, directory):
+            ran(client, directory, "base")
+            inside(server, f"{_PGBENCH} -c 4 -T {SECONDS} obcms")
+            time.sleep(2)
+            then = inside(server, f"{ask} -c 'SELECT now()' -c 'SELECT pg_switch_wal()'").splitlines()[0]
+            before = inside(server, f"{ask} -c '{total}'")
+            time.sleep(2)
+            inside(server, f"{ask} -c 'INSERT INTO later VALUES (1)' -c '{change}'")
+            time.sleep(10)
+        for command in (("restore", "--at", then, "--physical", "--force"), ("undo", "--force")):
+            with asked(server) as away:
+                _, told, took = ran(client, directory, *command)
+            found = inside(server, f"{ask} -c 'SELECT count(*) FROM later' -c '{total}'")
+            back = found.splitlines() == ["0", before.strip()]
+            assert back == (command[0] == "restore"), found
+            says = _AWAY.search(told)
+            say(f"{size} GB, {command[0]}: {took:.1f} s; away for {max(away):.2f} s, as it says {says and says[1]}")
+
+
+@contextmanager
+def asked(server: Any) -> Iterator[list[float]]:
+    """How long the server did not answer at a time, in seconds, during the body."""
+    over, away, last = threading.Event(), [0.0], time.monotonic()
+
+    def ask() -> None:
+        nonlocal last
+        while not over.wait(0.01):
+            server.reload()  # another container may get its address while it is stopped
+            with (
+                suppress(psycopg.Error),
+                psycopg.connect(
+                    host=server.attrs["NetworkSettings"]["IPAddress"] or "127.0.0.1",
+                    user="obcms",
+                    password="bench",
+                    dbname="obcms",
+                    connect_timeout=2,
+                ) as connection,
+            ):
+                connection.execute("SELECT 1")
+                away.append(time.monotonic() - last)
+                last = time.monotonic()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield away
+    finally:
+        time.sleep(3)
+        over.set()
+        asking.join()
 
 
 @contextmanager
