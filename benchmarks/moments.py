@@ -200,11 +200,11 @@ def of_exchange(client: Any, directory: Path, size: int) -> None:
             time.sleep(10)
         for command in (("restore", "--at", then, "--physical", "--force"), ("undo", "--force")):
             with asked(server) as away:
-                _, told, took = ran(client, directory, *command)
+                *told, took = ran(client, directory, *command)
             found = inside(server, f"{ask} -c 'SELECT count(*) FROM later' -c '{total}'")
             back = found.splitlines() == ["0", before.strip()]
             assert back == (command[0] == "restore"), found
-            says = _AWAY.search(told)
+            says = _AWAY.search(" ".join(told))
             say(f"{size} GB, {command[0]}: {took:.1f} s; away for {max(away):.2f} s, as it says {says and says[1]}")
 
 
