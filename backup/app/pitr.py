@@ -11,8 +11,9 @@ from backup.catalog.wal_archive import WAL, WalArchive
 from backup.errors import ConfigError
 from backup.model.wal import WalSlot
 from backup.operations.pitr.base import BaseContext
-from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalSource
+from backup.operations.pitr.receive import ReceiveContext, WalSource
 from backup.postgres.clients import HelperClients
+from backup.postgres.receiver import Receiver
 from backup.postgres.replication import ServerWal, server_wal
 from backup.postgres.server import standing
 from backup.postgres.wal_rights import receiver_name
@@ -64,7 +65,7 @@ def _database(main: App) -> WalSource:
         return server_wal(source.login, name)
 
     @contextmanager
-    def receive(archive: WalArchive) -> Iterator[RunningReceiver]:
+    def receive(archive: WalArchive) -> Iterator[Receiver]:
         clients.check(standing(source.login))
         with clients.receiver(_folder(main.settings.root), f"{archive.system_identifier}/stream", name) as receiver:
             yield receiver

@@ -11,6 +11,7 @@ from backup.model.backup_set import SKEW
 from backup.model.finding import Finding, failure, warning
 from backup.model.run import Outcome, Run
 from backup.model.wal import STREAMING, Stream
+from backup.monitoring.health.proofs import PROOF_GRACE
 from backup.monitoring.window import OffsiteWindow, Window, breaks_words
 
 _BASE: Final = "base"
@@ -20,20 +21,22 @@ _LOG: Final = "`docker compose logs --tail 50 backup` shows it; `doctor` says wh
 _DAY: Final = timedelta(days=1)
 _SHIP: Final = "`ship --once` sends what waits, or says why not; `offsite check` tries the bucket."
 _TAKE: Final = "`base` takes one now."
+_DRILL: Final = "`drill --moments` recovers the newest moment, and reads all of it."
 
 
-def window_findings(window: Window, runs: Iterable[Run], now: datetime, zone: tzinfo) -> Iterator[Finding]:
-    """A stream that stands still, a missing base, breaks, a base that is too old, records that cannot be read."""
+def window_findings(
+    window: Window, runs: Iterable[Run], now: datetime, zone: tzinfo, proof_age: timedelta | None = None
+) -> Iterator[Finding]:
+    """A stream that stands still, a missing base, breaks, what is too old, records that cannot be read.
+
+    `proof_age`: how old its newest drill may be; None where none is scheduled.
+    """
     yield from window.problems
     yield from _stream(window, now, zone)
     yield from _base(window, sorted(runs, key=lambda run: (run.started, run.id), reverse=True), now, zone)
     if (stream := window.stream) and stream.slot and stream.slot.problem:
         yield warning(f"WAL is received without a slot: {stream.slot.problem}", stream.slot.hint)
-    if (proof := window.proof) and proof.problem:
-        yield failure(
-            f"the drill of the window failed at {local_time(proof.tried, zone)}: {proof.problem}",
-            "`base --full` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
-        )
+    yield from _proof(window, now, zone, proof_age)
     for each in window.offsite:
         yield from _offsite(each, window, now, zone)
     if closed := [each for each in window.breaks(now) if each.end]:
@@ -41,6 +44,22 @@ def window_findings(window: Window, runs: Iterable[Run], now: datetime, zone: tz
             f"moments that cannot be brought back, because their WAL is missing: {breaks_words(closed, zone)} ({zone})",
             "`moments` lists what can be. They pass when they are older than BACKUP_PITR_DAYS.",
         )
+
+
+def _proof(window: Window, now: datetime, zone: tzinfo, limit: timedelta | None) -> Iterator[Finding]:
+    """A drill of the window that failed, or is too old; that there is none after a time in which there should be."""
+    proof = window.proof
+    if proof and proof.problem:
+        yield failure(
+            f"the drill of the window failed at {local_time(proof.tried, zone)}: {proof.problem}",
+            "`base --full` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
+        )
+    elif proof and limit and now - proof.tried > limit:
+        text = f"the newest drill of the window is {age(now - proof.tried)} old; the limit is {age(limit)}"
+        yield warning(text, _DRILL)
+    elif window.start and not proof and (waits := now - (window.begun or window.start)) > (limit or PROOF_GRACE):
+        off = "" if limit else "; BACKUP_DRILL is off"
+        yield warning(f"no moment has ever been recovered as a drill, in {age(waits)}{off}", _DRILL)
 
 
 def _offsite(window: OffsiteWindow, here: Window, now: datetime, zone: tzinfo) -> Iterator[Finding]:

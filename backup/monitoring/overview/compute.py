@@ -81,7 +81,7 @@ def compute_overview(
     """Everything that is told about these sets and runs. A set dated ahead of the clock is listed, and no more."""
     here = present(sets, now)
     limits = _limits(here, now, policy, facts)
-    moments = window_findings(facts.window, runs, now, policy.zone) if facts.window else ()
+    moments = window_findings(facts.window, runs, now, policy.zone, limits.proof_age) if facts.window else ()
     every = policy.jobs.get(Tier.SNAPSHOT)
     snapshots = snapshot_findings(runs, now, facts.since, period(every, now, policy.zone)) if every else ()
     health = evaluate(

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 from backup.catalog.wal_archive import ArchivedServer, StreamFile, WalArchive
 from backup.errors import BackupError, EngineError, StoreError
@@ -23,6 +23,7 @@ from backup.logging import logger
 from backup.model.wal import DOWN, STARTING, STREAMING, UNKNOWN, SegmentId, Stream, WalSlot, is_segment, lsn, spans
 from backup.operations.pitr.segments import Packer
 from backup.pipeline.age import Recipient
+from backup.postgres.receiver import Receiver
 from backup.postgres.replication import ServerWal
 from backup.storage import lock
 
@@ -45,19 +46,6 @@ _LOOKS: Final = 3600
 _NO_BASE: Final = "there is no base backup that the WAL can be replayed on"
 
 
-class RunningReceiver(Protocol):
-    """pg_receivewal at work (postgres/receiver.py)."""
-
-    def running(self) -> bool:
-        """Whether it has not ended."""
-
-    def errors(self) -> str:
-        """Its last words."""
-
-    def entered(self) -> None:
-        """It has a session on the server."""
-
-
 @dataclass(frozen=True)
 class WalSource:
     """The database at one moment. `identity` tells the runs of its container apart.
@@ -68,7 +56,7 @@ class WalSource:
 
     identity: tuple[str, str]
     ask: Callable[[], ServerWal]
-    receive: Callable[[WalArchive], AbstractContextManager[RunningReceiver]]
+    receive: Callable[[WalArchive], AbstractContextManager[Receiver]]
     hold: Callable[[int], WalSlot | None] = lambda _: None
     service: str = ""
 
@@ -121,7 +109,7 @@ class _Session:
     file: StreamFile
     stack: ExitStack
     database: WalSource | None = None
-    receiver: RunningReceiver | None = None
+    receiver: Receiver | None = None
     packer: Packer | None = None
     begun: float = 0.0
     # The newest moment of the timeline before.

@@ -20,8 +20,8 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 SECOND = timedelta(seconds=1)
 
 
-def judge(window: Window, runs: Sequence[Run] = ()) -> list[Finding]:
-    return list(window_findings(window, runs, NOW, UTC_ZONE))
+def judge(window: Window, runs: Sequence[Run] = (), proof_age: timedelta | None = None) -> list[Finding]:
+    return list(window_findings(window, runs, NOW, UTC_ZONE, proof_age))
 
 
 def told(window: Window, runs: Sequence[Run] = ()) -> tuple[str, str]:
@@ -169,6 +169,23 @@ def test_a_drill_that_failed_is_a_failure_until_one_succeeds() -> None:
     (found,) = judge(replace(streaming(), proof=proof))
     assert found.level == "fail" and found.text.endswith("at 2025-10-20 11:00 UTC: a page is damaged")
     assert judge(replace(streaming(), proof=proof.model_copy(update={"problem": ""}))) == []
+
+
+def test_a_drill_that_nobody_has_tried_is_not_done() -> None:
+    week, day = timedelta(days=7), timedelta(days=1)
+    never = replace(streaming(), begun=NOW - 2 * week - day)
+    (found,) = judge(never)
+    assert found.text == "no moment has ever been recovered as a drill, in 15 d 00 h; BACKUP_DRILL is off"
+    assert (found.level, "`drill --moments`" in found.hint) == ("warn", True)
+    assert judge(never, proof_age=2 * week)[0].text.endswith("as a drill, in 15 d 00 h")
+    assert judge(replace(never, begun=NOW - week)) == [] == judge(never, proof_age=3 * week)
+    proof = WindowProof(tried=NOW - 2 * week - day, base="b", moment=NOW - 2 * week - day)
+    (found,) = judge(replace(streaming(), proof=proof), proof_age=2 * week)
+    assert (found.level, found.text) == (
+        "warn",
+        "the newest drill of the window is 15 d 00 h old; the limit is 14 d 00 h",
+    )
+    assert judge(replace(streaming(), proof=proof)) == [] == judge(replace(streaming(), proof=proof), (), 3 * week)
 
 
 def test_what_cannot_be_read_is_told() -> None:
