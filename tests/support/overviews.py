@@ -13,7 +13,7 @@ from backup.model.finding import Finding, failure
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
 from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
-from backup.model.wal import WalSlot
+from backup.model.wal import WalSlot, WindowProof
 from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 from tests.support.windows import a_base, a_stream, a_window, broken_window, offsite_window
@@ -222,7 +222,8 @@ def recoverable() -> Overview:
     )
     seen = healthy()
     health = replace(seen.health, status="warn", reasons=(reason,))
-    window = broken_window(NOW)
+    proof = WindowProof(tried=NOW - timedelta(days=1), base="b", moment=NOW - timedelta(days=1))
+    window = replace(broken_window(NOW), proof=proof)
     return replace(seen, health=health, window=replace(window, offsite=(offsite_window(NOW, window),)))
 
 

@@ -104,7 +104,13 @@ def test_every_metric_of_the_window_is_on_the_dashboard() -> None:
     shown = {name for panel in PANELS for target in panel["targets"] for name, _ in SELECTOR.findall(target["expr"])}
     window = {name for name in EXPORTED if re.match("obcms_backup_(offsite_)?(window|wal|newest_base|base)_", name)}
     left = {
-        *("window_end_timestamp_seconds", "wal_looked_timestamp_seconds", "newest_base_age_limit_seconds", "wal_slot"),
+        *(
+            "window_end_timestamp_seconds",
+            "window_proven_timestamp_seconds",
+            "wal_looked_timestamp_seconds",
+            "newest_base_age_limit_seconds",
+            "wal_slot",
+        ),
         *("offsite_window_start_timestamp_seconds", "offsite_window_end_timestamp_seconds"),
     }
-    assert window - shown == {f"obcms_backup_{name}" for name in left} and len(window) == 22
+    assert window - shown == {f"obcms_backup_{name}" for name in left} and len(window) == 23

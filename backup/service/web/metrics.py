@@ -204,11 +204,16 @@ def _window(overview: Overview) -> Iterator[Metric]:
     window = overview.window
     if window is None:
         return
-    stream, base = window.stream, window.base
+    stream, base, proof = window.stream, window.base, window.proof
     yield _one("window_start_timestamp_seconds", "Oldest moment that can be brought back.", window.start)
     yield _one("window_end_timestamp_seconds", "Newest moment that can be brought back.", window.end)
     yield _one(
         "window_breaks", "Times of which WAL is missing, with one that goes on.", len(window.breaks(overview.now))
+    )
+    yield _one(
+        "window_proven_timestamp_seconds",
+        "When a drill last recovered a moment of it.",
+        proof.tried if proof and not proof.problem else None,
     )
     yield _one("wal_lag_seconds", "Time of which nothing can be brought back yet.", window.lag(overview.now))
     yield _one("wal_lag_limit_seconds", "Lag above which health is `fail`.", window.max_lag)

@@ -84,6 +84,7 @@ def test_the_window_is_measured() -> None:
         (value(seen, "window_start_timestamp_seconds"), window.start.timestamp()),
         (value(seen, "window_end_timestamp_seconds"), (NOW - timedelta(seconds=0.4)).timestamp()),
         (value(seen, "window_breaks"), 1),
+        (value(seen, "window_proven_timestamp_seconds"), NOW.timestamp() - 86400),
         (value(seen, "wal_lag_seconds"), 0.4),
         (value(seen, "wal_lag_limit_seconds"), 300),
         (value(seen, "wal_lag_bytes"), 4096),
@@ -104,7 +105,7 @@ def test_the_window_is_measured() -> None:
     ]
     assert [(number, got) for number, (got, wanted) in enumerate(expected) if got != pytest.approx(wanted)] == []
     new = {name for name, _ in scrape(seen)} - {name for name, _ in scrape(overviews.healthy())}
-    assert len(new) == 19
+    assert len(new) == 20
 
 
 def test_a_slot_is_measured_where_one_is_wanted() -> None:
