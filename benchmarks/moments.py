@@ -237,6 +237,7 @@ def asked(server: Any) -> Iterator[list[float]]:
         yield away
     finally:
         time.sleep(3)
+        assert asking.is_alive()
         over.set()
         asking.join()
 

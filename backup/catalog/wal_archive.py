@@ -226,6 +226,11 @@ class WalArchive:
         """Note what a drill found."""
         atomic_file.replace(LocalStore(self.directory), _PROOF, proof.model_dump_json().encode())
 
+    @property
+    def server_file(self) -> Path:
+        """Written when WAL is first received, and when the server is another one."""
+        return self.directory / _SERVER
+
     def server(self) -> ArchivedServer | None:
         """The server of this cluster; None before it was noted, or where that cannot be read."""
         store = LocalStore(self.directory)

@@ -64,12 +64,13 @@ def drill_command(
         return _offsite(main, which[0], image, as_json, wait, occasion)
     catalog = main.catalog
     sets = [main.find(*which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
-    if not sets:
+    of_window = scheduled and main.settings.pitr == "on"
+    if not sets and not of_window:
         raise NotFound("there is no good set to drill yet", "`create` takes one now; `list` shows what is there.")
     tasks: list[Callable[[], None]] = [
         functools.partial(prove_sets, main, stored, image, as_json, wait, occasion) for stored in sets
     ]
-    if scheduled and main.settings.pitr == "on":
+    if of_window:
         tasks.append(lambda: _moments(main, wait, occasion))
     for _ in base.do_each(tasks, lambda task: task()):
         pass

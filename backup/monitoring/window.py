@@ -34,7 +34,8 @@ class Window:
     """The moments of the last `keep` that can be brought back; `offered` spans and bases of all clusters, oldest first.
 
     `segments` and `segment_bytes` count the WAL that is here, packed or not. `begun` is when the newest cluster's
-    folder was made. `max_lag` is how far the stream may be behind, `base_age` how old the newest base may be; None: no
+    folder for bases was made, or last changed; `since` when its WAL was first received.
+    `max_lag` is how far the stream may be behind, `base_age` how old the newest base may be; None: no
     base is taken by schedule. `kept` is how many bases there will be once all of `keep` is here. `problems`: records
     that cannot be read. `proof` is the newest cluster's. `offsite` are those of the places that WAL and base backups
     are sent to.
@@ -49,6 +50,7 @@ class Window:
     segments: int = 0
     segment_bytes: int = 0
     begun: datetime | None = None
+    since: datetime | None = None
     problems: tuple[Finding, ...] = ()
     proof: WindowProof | None = None
     kept: int = 1

@@ -73,9 +73,13 @@ def job_of(argv: Sequence[str]) -> str:
     return next((job for job, command in JOB_COMMANDS.items() if sorted(command) == sorted(argv)), "")
 
 
+# What a job ends with, under a name of its own: as long as that is not done, the job is not.
+_BEHIND: Final = {"drill": "drill-moments"}
+
+
 def is_run_of(job: str, run: Run) -> bool:
     """Tell whether a run does what the job does."""
-    names = OPERATIONS.values() if job in _UPLOADS else (operation_of(job),)
+    names = OPERATIONS.values() if job in _UPLOADS else (operation_of(job), _BEHIND.get(job))
     return run.operation in names and tier_of(job) in ("", run.tier)
 
 

@@ -212,6 +212,21 @@ def test_a_set_that_saw_commits_in_another_order_than_the_wal_is_not_compared(st
 
 
 @pytest.mark.one_version
+def test_a_set_that_has_rotted_is_damaged_from_then_on_and_the_one_before_is_compared(story: Story) -> None:
+    before, rotten = dumped(story), dumped(story)
+    story.level()
+    (dump,) = (story.sidecar.root / "daily").glob(f"obcms_backup_{rotten.removeprefix('daily_')}*.sql.gz")
+    content = bytearray(dump.read_bytes())
+    content[len(content) // 2] ^= 1
+    dump.write_bytes(content)
+    result = story.sidecar.run("drill", "--moments")
+    assert result.code == 40 and f"{rotten} is damaged" in result.output, result.output
+    assert "the window itself is proven" in result.output and proof(story).equals == before
+    assert next(each for each in story.sidecar.sets() if each.id == rotten).state == "damaged"
+    dump.unlink()
+
+
+@pytest.mark.one_version
 def test_a_set_that_did_not_see_a_commit_from_before_the_base_is_not_compared(story: Story) -> None:
     with hanging(story, 3):
         based(story)

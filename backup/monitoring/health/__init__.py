@@ -260,8 +260,9 @@ def _server(sets: Sequence[StoredSet]) -> Iterator[Finding]:
 
 def _long(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:
     for run in runs:
-        if run.operation == CREATE and run.outcome is Outcome.RUNNING and now - run.started > _RUNNING_LONG:
-            text = f"a backup has been running since {run.started:%Y-%m-%d %H:%M:%S %Z}, for {age(now - run.started)}"
+        if run.outcome is Outcome.RUNNING and now - run.started > _RUNNING_LONG:
+            what = "a backup" if run.operation == CREATE else f"`{run.operation}`"
+            text = f"{what} has been running since {run.started:%Y-%m-%d %H:%M:%S %Z}, for {age(now - run.started)}"
             yield warning(text, "`docker compose logs backup` shows what it is doing.")
 
 

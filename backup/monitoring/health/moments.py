@@ -15,13 +15,16 @@ from backup.monitoring.health.proofs import PROOF_GRACE
 from backup.monitoring.window import OffsiteWindow, Window, breaks_words
 
 _BASE: Final = "base"
+_DRILLED: Final = "drill-moments"
 # The first base begins at once, but may wait for a backup that runs, and for a checkpoint.
 _FIRST: Final = timedelta(minutes=15)
 _LOG: Final = "`docker compose logs --tail 50 backup` shows it; `doctor` says what the server lacks."
 _DAY: Final = timedelta(days=1)
 _SHIP: Final = "`ship --once` sends what waits, or says why not; `offsite check` tries the bucket."
 _TAKE: Final = "`base` takes one now."
-_DRILL: Final = "`drill --moments` recovers the newest moment, and reads all of it."
+_DRILL: Final = (
+    "`drill --moments` recovers the newest moment, and reads it. It needs an engine, and the key of encrypted files."
+)
 
 
 def window_findings(
@@ -32,11 +35,12 @@ def window_findings(
     `proof_age`: how old its newest drill may be; None where none is scheduled.
     """
     yield from window.problems
+    newest_first = sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
     yield from _stream(window, now, zone)
-    yield from _base(window, sorted(runs, key=lambda run: (run.started, run.id), reverse=True), now, zone)
+    yield from _base(window, newest_first, now, zone)
     if (stream := window.stream) and stream.slot and stream.slot.problem:
         yield warning(f"WAL is received without a slot: {stream.slot.problem}", stream.slot.hint)
-    yield from _proof(window, now, zone, proof_age)
+    yield from _proof(window, _last(newest_first, _DRILLED), now, zone, proof_age)
     for each in window.offsite:
         yield from _offsite(each, window, now, zone)
     if closed := [each for each in window.breaks(now) if each.end]:
@@ -46,18 +50,30 @@ def window_findings(
         )
 
 
-def _proof(window: Window, now: datetime, zone: tzinfo, limit: timedelta | None) -> Iterator[Finding]:
-    """A drill of the window that failed, or is too old; that there is none after a time in which there should be."""
+def _last(newest_first: Iterable[Run], operation: str) -> Run | None:
+    """The last run of it that says how things are."""
+    undecided = (Outcome.RUNNING, Outcome.INTERRUPTED)
+    return next((run for run in newest_first if run.operation == operation and run.outcome not in undecided), None)
+
+
+def _proof(window: Window, last: Run | None, now: datetime, zone: tzinfo, limit: timedelta | None) -> Iterator[Finding]:
+    """A drill of the window that failed, or is too old; that there is none after a time in which there should be.
+
+    `last` may have failed for want of something, and found nothing that is kept.
+    """
     proof = window.proof
     if proof and proof.problem:
         yield failure(
             f"the drill of the window failed at {local_time(proof.tried, zone)}: {proof.problem}",
             "`base --full` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
         )
+    elif last and not _well(last) and not (proof and proof.tried >= last.started):
+        hint = last.hint or f"`logs --run {last.id}` shows it; `drill --moments` tries again."
+        yield warning(f"the last drill of the window {last.outcome}: {last.message}", hint)
     elif proof and limit and now - proof.tried > limit:
         text = f"the newest drill of the window is {age(now - proof.tried)} old; the limit is {age(limit)}"
         yield warning(text, _DRILL)
-    elif window.start and not proof and (waits := now - (window.begun or window.start)) > (limit or PROOF_GRACE):
+    elif window.start and not proof and (waits := now - (window.since or window.start)) > (limit or PROOF_GRACE):
         off = "" if limit else "; BACKUP_DRILL is off"
         yield warning(f"no moment has ever been recovered as a drill, in {age(waits)}{off}", _DRILL)
 
@@ -163,6 +179,9 @@ def _base(window: Window, runs: list[Run], now: datetime, zone: tzinfo) -> Itera
     elif (base := window.base) and window.base_age and now - base.ended > window.base_age:
         text = f"the newest base backup, {base.id}, is {age(now - base.ended)} old; the limit is"
         yield warning(f"{text} {age(window.base_age)}{why}", hint)
+    elif (last := _last(runs, _BASE)) and not _well(last):
+        # There is a newer base than that, or it was taken, and something else was not well.
+        yield warning(f"the last run of `base` {last.outcome}: {last.message}", last.hint or _LOG)
 
 
 def _well(run: Run) -> bool:

@@ -6,9 +6,10 @@ of tables that were written anew before the dump came to them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backup.errors import NotFound
+from backup.errors import IntegrityError, NotFound
 from backup.model.backup_set import StoredSet
 from backup.model.snapshot import DumpSnapshot
 from backup.operations.create.context import Reached
@@ -32,6 +33,14 @@ class Night:
     origin: RecoveredOrigin
 
 
+class DamagedSet(IntegrityError):
+    """A set is not as it was written: `problems`."""
+
+    def __init__(self, stored: StoredSet, problems: Sequence[str]) -> None:
+        super().__init__(f"{stored.id} is damaged: {problems[0]}", f"`verify {stored.query}` judges it.")
+        self.problems = tuple(problems)
+
+
 class _Objects(Outline):
     """All of a dump but the values of sequences, which go on while it is written."""
 
@@ -42,14 +51,17 @@ class _Objects(Outline):
 
 
 def compare_set(night: Night, run: str, progress: Progress) -> list[str]:
-    """Recover what the dump saw, and dump it again: the differences. NotFound where the two cannot be compared."""
+    """Recover what the dump saw, and dump it again: the differences.
+
+    NotFound where the two cannot be compared, DamagedSet where that is the set's fault.
+    """
     stored = night.stored
     with night.origin.reach(run, progress) as reached:
         if saw_otherwise(reached.source.login, night.snapshot):
             raise NotFound(f"at no place in the WAL was exactly that committed which the dump of {stored.id} saw")
         expected, found = _Objects(), _Objects()
         if problems := check_set(stored, progress, outline=expected).problems:
-            raise NotFound(f"{stored.id} is damaged: {problems[0]}", f"`verify {stored.query}` judges it.")
+            raise DamagedSet(stored, problems)
         dump_again(reached, found, run, progress, statistics=expected.statistics)
         for table in (*unlogged_tables(reached.source.login), *night.snapshot.rewritten):
             for each in (expected, found):

@@ -10,11 +10,12 @@ from typing import Final
 from backup.errors import DumpFailed, IntegrityError, KeyMissing, LoadFailed, NotFound, NotProven
 from backup.formatting import duration, local_time, plural, printable
 from backup.logging import logger
+from backup.model.backup_set import Verdict
 from backup.model.run import Run
 from backup.model.wal import WindowProof, lsn
 from backup.operations import runs
 from backup.operations.context import Context
-from backup.operations.pitr.comparison import Night, compare_set, dump_again
+from backup.operations.pitr.comparison import DamagedSet, Night, compare_set, dump_again
 from backup.operations.pitr.recover import RecoveredOrigin, work_size
 from backup.operations.preemption import giving_way
 from backup.operations.restore.locking import refuse_unfinished
@@ -61,7 +62,7 @@ def _prove(run: Run, context: ProofContext, recording: runs.Recording) -> Window
             dump_again(reached, reader, run.id, context.progress)
             size = work_size(asked, lsn(reached.recovered.lsn) if reached.recovered else 0)
         with runs.timed(recording.seconds, "comparison"):
-            equals, uncompared = _compare(run, context)
+            equals, uncompared, damaged = _compare(run, context)
     except _JUDGED as error:
         asked.archive.keep_proof(proof.model_copy(update={"problem": error.message}))
         raise NotProven(
@@ -71,15 +72,27 @@ def _prove(run: Run, context: ProofContext, recording: runs.Recording) -> Window
     done = {"rows": sum(reader.rows.values()), "bytes": size, "seconds": recording.seconds["total"]}
     proof = proof.model_copy(update={**done, "equals": equals, "uncompared": uncompared})
     asked.archive.keep_proof(proof)
+    if damaged:
+        damaged.message += "; the window itself is proven"
+        raise damaged
     return proof
 
 
-def _compare(run: Run, context: ProofContext) -> tuple[str, str]:
-    """(The set that the window equals, why none could be compared). IntegrityError for one that differs."""
-    why = "no set was made within the window since WAL is received"
+def _compare(run: Run, context: ProofContext) -> tuple[str, str, DamagedSet | None]:
+    """(The set that the window equals, why none could be compared, a damaged one). IntegrityError for one that differs.
+
+    A set that is damaged counts no longer.
+    """
+    why, damaged = "no set was made within the window since WAL is received", None
     for night in islice(context.nights(), _NIGHTS):
         try:
             found = compare_set(night, run.id, context.progress)
+        except DamagedSet as error:
+            why, damaged = error.message, damaged or error
+            logger.warning("not compared: {}", printable(why))
+            verdict = Verdict(checked=context.clock(), problems=error.problems)
+            context.catalog.record_verdict(night.stored, verdict, run.started, locked=True)
+            continue
         except (NotFound, KeyMissing) as error:
             why = f"{night.stored.id}: {error.message}"
             logger.info("not compared: {}", why)
@@ -89,8 +102,8 @@ def _compare(run: Run, context: ProofContext) -> tuple[str, str]:
                 f"recovered to what the dump of {night.stored.id} saw, the database differs from it:"
                 f" {printable('; '.join(found[:_LISTED]))}"
             )
-        return night.stored.id, ""
-    return "", why
+        return night.stored.id, "", damaged
+    return "", why, damaged
 
 
 def proof_words(proof: WindowProof, context: ProofContext) -> str:

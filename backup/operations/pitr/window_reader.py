@@ -28,13 +28,17 @@ _TAKE: Final = "`base --full` takes a new one; then remove the damaged file from
 
 @dataclass
 class _Found:
-    """What is here of one cluster; `begun` is when its folder for bases was made, or last changed."""
+    """What is here of one cluster; `begun` is when its folder for bases was made, or last changed.
+
+    `since`: when its WAL was first received.
+    """
 
     bases: list[Base] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     segments: int = 0
     bytes: int = 0
     begun: datetime | None = None
+    since: datetime | None = None
     problems: list[Finding] = field(default_factory=list)
     proof: WindowProof | None = None
 
@@ -63,7 +67,10 @@ def read_window(settings: Settings, root: Path, now: datetime) -> Window:
         segments=sum(cluster.segments for cluster in found),
         segment_bytes=sum(cluster.bytes for cluster in found),
         begun=max((cluster.begun for cluster in found if cluster.begun), default=None),
-        proof=max((each.proof for each in found if each.proof), key=lambda proof: proof.tried, default=None),
+        since=max((cluster.since for cluster in found if cluster.since), default=None),
+        proof=max(
+            (each.proof for each in found if each.proof and each.spans), key=lambda proof: proof.tried, default=None
+        ),
         problems=(*problems, *(problem for cluster in found for problem in cluster.problems)),
     )
 
@@ -117,7 +124,7 @@ def _stream(root: Path, now: datetime) -> tuple[Stream | None, list[Finding]]:
 def _look(archive: WalArchive, stream: Stream | None) -> _Found:
     found = _Found()
     try:
-        found.begun = _changed(archive.bases.directory)
+        found.begun, found.since = _changed(archive.bases.directory), _changed(archive.server_file)
         found.bases = list(_bases(archive, found.problems))
         found.problems += incomplete(found.bases)
         ours = stream if stream and stream.system_identifier == archive.system_identifier else None
@@ -191,7 +198,7 @@ def check_places(size: int, *places: str) -> None:
         raise StoreError(f"its record is damaged: {printable(str(error))}") from None
 
 
-def _changed(directory: Path) -> datetime | None:
+def _changed(path: Path) -> datetime | None:
     with contextlib.suppress(OSError):
-        return datetime.fromtimestamp(directory.stat().st_mtime, UTC)
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return None

@@ -28,5 +28,7 @@ def test_the_records_of_a_job_are_its_own() -> None:
     assert {job: runs_of(job, runs.values()) for job in JOB_COMMANDS} == {job: [run] for job, run in runs.items()}
     copied = runs["upload-daily"].model_copy(update={"operation": "copy", "place": "copy"})
     assert runs_of("upload-daily", [copied]) == [copied]
+    window = runs["drill"].model_copy(update={"operation": "drill-moments"})
+    assert runs_of("drill", [window]) == [window] and not runs_of("base", [window])
     by_hand = runs["daily"].model_copy(update={"slot": None, "trigger": "manual"})
     assert runs_of("daily", [by_hand]) == []

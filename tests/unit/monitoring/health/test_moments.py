@@ -173,12 +173,12 @@ def test_a_drill_that_failed_is_a_failure_until_one_succeeds() -> None:
 
 def test_a_drill_that_nobody_has_tried_is_not_done() -> None:
     week, day = timedelta(days=7), timedelta(days=1)
-    never = replace(streaming(), begun=NOW - 2 * week - day)
+    never = replace(streaming(), since=NOW - 2 * week - day)
     (found,) = judge(never)
     assert found.text == "no moment has ever been recovered as a drill, in 15 d 00 h; BACKUP_DRILL is off"
     assert (found.level, "`drill --moments`" in found.hint) == ("warn", True)
     assert judge(never, proof_age=2 * week)[0].text.endswith("as a drill, in 15 d 00 h")
-    assert judge(replace(never, begun=NOW - week)) == [] == judge(never, proof_age=3 * week)
+    assert judge(replace(never, since=NOW - week)) == [] == judge(never, proof_age=3 * week)
     proof = WindowProof(tried=NOW - 2 * week - day, base="b", moment=NOW - 2 * week - day)
     (found,) = judge(replace(streaming(), proof=proof), proof_age=2 * week)
     assert (found.level, found.text) == (
@@ -186,6 +186,34 @@ def test_a_drill_that_nobody_has_tried_is_not_done() -> None:
         "the newest drill of the window is 15 d 00 h old; the limit is 14 d 00 h",
     )
     assert judge(replace(streaming(), proof=proof)) == [] == judge(replace(streaming(), proof=proof), (), 3 * week)
+
+
+def test_a_drill_that_failed_for_want_of_something_is_told_until_one_goes_well() -> None:
+    failed = a_run(2, Outcome.FAILED, "no room", operation="drill-moments", hint="Make room.")
+    (found,) = judge(streaming(), [failed])
+    assert (found.level, found.text, found.hint) == (
+        "warn",
+        "the last drill of the window failed: no room",
+        "Make room.",
+    )
+    stopped = a_run(1, Outcome.INTERRUPTED, operation="drill-moments")
+    assert len(judge(streaming(), [failed, stopped])) == 1, "it has shown nothing"
+    assert judge(streaming(), [failed, a_run(1, operation="drill-moments")]) == []
+    found_then = WindowProof(tried=failed.started, base="b", moment=NOW - 2 * HOUR, problem="a page is damaged")
+    (told_once,) = judge(replace(streaming(), proof=found_then), [failed])
+    assert told_once.level == "fail"
+    (told_once,) = judge(
+        replace(streaming(), proof=found_then), [failed, a_run(1, Outcome.FAILED, operation="drill-moments")]
+    )
+    assert told_once.level == "fail", "what is wrong stays wrong"
+    before = found_then.model_copy(update={"problem": "", "tried": NOW - 3 * HOUR})
+    assert judge(replace(streaming(), proof=before), [failed])[0].text.endswith("failed: no room")
+
+
+def test_a_base_run_that_was_not_well_is_told_although_there_is_a_base() -> None:
+    failed = a_base_run(1, Outcome.FAILED, "a segment cannot be read")
+    assert told(streaming(), [failed]) == ("warn", "the last run of `base` failed: a segment cannot be read")
+    assert judge(streaming(), [failed, a_base_run(0.5, Outcome.SUCCESS)]) == []
 
 
 def test_what_cannot_be_read_is_told() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from backup.catalog.wal_archive import ArchivedServer, WalArchive
 from backup.config.loader import Settings
-from backup.model.wal import SegmentId
+from backup.model.wal import SegmentId, WindowProof
 from backup.monitoring.window import Window
 from backup.operations.pitr.base import prune
 from backup.operations.pitr.window_reader import read_window
@@ -40,6 +40,31 @@ def test_what_is_there(tmp_path: Path) -> None:
     assert (seen.start, seen.end, seen.live, seen.base) == (BASE.ended, stream.level, True, BASE)
     assert (seen.segments, seen.segment_bytes, seen.stream, seen.problems) == (3, 6 + SIZE, stream, ())
     assert seen.begun and (seen.keep.days, seen.max_lag.seconds, seen.base_age) == (7, 300, timedelta(hours=36))
+
+
+def test_bases_do_not_renew_since_when_wal_is_received(tmp_path: Path) -> None:
+    archive = on_disk(tmp_path, [BASE], WHOLE)
+    assert read(tmp_path).since is None
+    archive.note_server(ArchivedServer(service="db"))
+    first = read(tmp_path)
+    then = (NOW - timedelta(days=20)).timestamp()
+    for path in (archive.server_file, archive.bases.directory):
+        os.utime(path, (then, then))
+    (archive.bases.directory / "another").touch()
+    archive.note_server(ArchivedServer(service="db"))
+    seen = read(tmp_path)
+    assert first.since and seen.since == NOW - timedelta(days=20) and seen.begun != seen.since
+
+
+def test_a_cluster_of_which_nothing_is_left_has_proven_nothing(tmp_path: Path) -> None:
+    archive = on_disk(tmp_path, [BASE], WHOLE)
+    old = WalArchive(tmp_path, "99")
+    old.prepare()
+    proof = WindowProof(tried=NOW, base="b", moment=NOW, problem="a page is damaged")
+    old.keep_proof(proof)
+    assert read(tmp_path).proof is None
+    archive.keep_proof(proof)
+    assert read(tmp_path).proof == proof
 
 
 def test_without_a_stream_it_ends_with_the_newest_segment(tmp_path: Path) -> None:
