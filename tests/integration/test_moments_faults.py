@@ -11,7 +11,7 @@ import pytest
 from backup.catalog.wal_archive import StreamFile, clusters
 from backup.model.wal import Base, SegmentId, lsn, lsn_text
 from tests.support.database import start_server
-from tests.support.faults import docker, failed, nothing_left
+from tests.support.faults import docker, eventually, failed, nothing_left
 from tests.support.keys import key_pair
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.sidecar import Sidecar
@@ -263,6 +263,8 @@ def test_a_cluster_that_has_recovered_before_is_recovered_on_its_own_timeline() 
             docker("exec", server.container.id, "sh", "-c", 'touch "$PGDATA/recovery.signal"')
             server.container.restart()
             server.wait()
+            # It answers before it has ended its recovery.
+            eventually(lambda: server.value("postgres", "SELECT pg_is_in_recovery()::text") == "false")
             story = Story(Sidecar.make(folder, server, BACKUP_PITR="on"), server, "obcms_prod")
             server.execute(story.database, "CREATE TABLE t (n int)")
             with receiving(story):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backup.model.wal import WalSlot
+from backup.model.wal import WalSlot, whole_second
 from backup.postgres.wal_slot import slot_name
 from tests.integration.test_receive import WITHIN, level, make, receiving, started, stream, window
 from tests.support.database import USER, Server
@@ -103,6 +103,8 @@ def test_more_than_the_limit_breaks_the_window_and_says_so(tmp_path: Path, clust
     with receiving(sidecar):
         level(sidecar, cluster)
         based(sidecar)
+        # A part of the window that holds no whole second is not told.
+        eventually(lambda: (now := window(sidecar)[0]) and whole_second(now.start) <= now.end, WITHIN)
         level(sidecar, cluster)
     recycle(cluster)
     assert cluster.value("postgres", SLOTS) == f"{slot_name(sidecar.app().instance())} lost"
