@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from backup.app.composition import App
@@ -101,7 +101,7 @@ def _nights(app: App, now: datetime) -> Iterator[Night]:
     """The good sets that were dumped within the window and noted what they saw, newest first."""
     found = read_window(app.settings, app.settings.root, now).spans
     for stored in sorted(present(app.catalog.sets(), now), key=lambda each: (each.time, each.id), reverse=True):
-        if not stored.good or stored.safety or not any(span.holds(stored.time) for span in found):
+        if not stored.good or stored.safety or not any(span.holds_some(stored.time) for span in found):
             continue
         part = stored.manifest.database
         if part is None or part.snapshot is None:
@@ -114,7 +114,9 @@ def _nights(app: App, now: datetime) -> Iterator[Night]:
         base, database = origin.moment.base, origin.moment.database
         ours = (base.system_identifier, base.timeline, database)
         # After another state was put back on the server, its places and numbers may mean something else.
-        if ours == (part.system_identifier, snapshot.timeline, part.name) and base.ended <= stored.time:
+        # The second of a set's name may be the one in which its base ended.
+        known = ours == (part.system_identifier, snapshot.timeline, part.name)
+        if known and base.ended < stored.time + timedelta(seconds=1):
             yield Night(stored, snapshot, origin)
 
 

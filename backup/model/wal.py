@@ -259,6 +259,10 @@ class Span:
         """Whether the state of this moment can be had."""
         return self.start <= moment <= self.end
 
+    def holds_some(self, second: datetime) -> bool:
+        """Whether the state of a moment within this second, the whole one of a set's name, may be had."""
+        return whole_second(self.start) <= second + timedelta(seconds=1) and second <= self.end
+
 
 @dataclass(frozen=True)
 class Received:

@@ -211,6 +211,15 @@ def test_a_part_that_has_just_begun_is_told_by_the_second_that_comes() -> None:
     assert (span.start, span.end, span.live) == (at(2) + timedelta(seconds=1), span.start, True)
 
 
+def test_a_set_that_was_begun_in_the_second_in_which_its_base_ended_lies_in_the_window() -> None:
+    """Names of sets have whole seconds: a dump that began 0.6 s behind its base seemed older than that."""
+    begun = base(2, 2 + 0.3 / 3600)
+    received = Received(whole(range(2, 2)), stream(2, 2.5))
+    for (span,) in (spans([begun], received), list(offered(spans([begun], received)))):
+        assert [span.holds_some(at(2) + timedelta(seconds=second)) for second in (-1, 0, 1)] == [False, True, True]
+        assert not span.holds_some(at(3))
+
+
 def test_bases_that_no_kept_moment_needs() -> None:
     bases = [base(number, number * 24.0) for number in range(1, 11)]
     now = at(10 * 24)
