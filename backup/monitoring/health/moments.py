@@ -70,9 +70,9 @@ def _proof(window: Window, last: Run | None, now: datetime, zone: tzinfo, limit:
     elif last and not _well(last) and not (proof and proof.tried >= last.started):
         hint = last.hint or f"`logs --run {last.id}` shows it; `drill --moments` tries again."
         yield warning(f"the last drill of the window {last.outcome}: {last.message}", hint)
-    elif proof and limit and now - proof.tried > limit:
-        text = f"the newest drill of the window is {age(now - proof.tried)} old; the limit is {age(limit)}"
-        yield warning(text, _DRILL)
+    elif proof and limit and not -SKEW <= (tried := now - proof.tried) <= limit:
+        when = "is dated ahead of the clock" if tried < timedelta() else f"is {age(tried)} old"
+        yield warning(f"the newest drill of the window {when}; the limit is {age(limit)}", _DRILL)
     elif window.start and not proof and (waits := now - (window.since or window.start)) > (limit or PROOF_GRACE):
         off = "" if limit else "; BACKUP_DRILL is off"
         yield warning(f"no moment has ever been recovered as a drill, in {age(waits)}{off}", _DRILL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -77,22 +77,33 @@ def scrub_share(archive: WalArchive, progress: Progress, now: datetime) -> list[
     turn = Turn(until=now)
     with contextlib.suppress(ValidationError, StoreError):
         turn = Turn.model_validate_json(store.read(_FILE)) if _FILE in store.names() else turn
-    found, after = due([artifact for _, artifact in _files(archive)], turn, now)
-    wrong = scrub(archive, progress, {each.file for each in found})
-    atomic_file.replace(store, _FILE, after.model_dump_json().encode())
+    files = _files(archive)
+    found, after = due([artifact for _, artifact in files], turn, now)
+    taken = {each.file for each in found}
+    wrong, whole = _read([each for each in files if each[1].file in taken], archive, progress)
+    # What could not be read is not done: the next night begins with the same share, and tells it again.
+    if whole:
+        atomic_file.replace(store, _FILE, after.model_dump_json().encode())
     return wrong
 
 
-def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = None) -> list[str]:
-    """Read what there is of one cluster, or `only` these files; what is wrong, in words. What differs is set aside.
+def scrub(archive: WalArchive, progress: Progress) -> list[str]:
+    """Read all there is of one cluster; what is wrong, in words. What differs is set aside.
 
-    Of all, it is said as well what has a record and does not count: cut short, lost, or set aside before.
+    What has a record and does not count is told as well: cut short, lost, or set aside before.
     """
-    wanted = None if only is None else set(only)
-    files = [(store, each) for store, each in _files(archive) if wanted is None or each.file in wanted]
+    lost = [f"{each} does not count: its file is not there as it was written" for each in archive.uncounted()]
+    for each in lost:
+        logger.error("{}", printable(each))
+    return lost + _read(_files(archive), archive, progress)[0]
+
+
+def _read(
+    files: Sequence[tuple[LocalStore, Artifact]], archive: WalArchive, progress: Progress
+) -> tuple[list[str], bool]:
+    """Read these: (what is wrong, whether each could be read). What differs is set aside."""
     progress.phase("reading base backups and WAL", sum(each.stored_size for _, each in files))
-    lost = archive.uncounted() if wanted is None else []
-    wrong = [f"{each} does not count: its file is not there as it was written" for each in lost]
+    wrong, whole = list[str](), True
     for store, artifact in files:
         try:
             if _is_whole(store, artifact, progress):
@@ -110,10 +121,11 @@ def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = 
         except StoreError as error:
             # The cleanup may have removed it meanwhile; a disk that fails says nothing of one file.
             if artifact.file in store.names():
+                whole = False
                 wrong.append(f"{artifact.file} cannot be read, or set aside: {error.message}")
     for each in wrong:
         logger.error("{}", printable(each))
-    return wrong
+    return wrong, whole
 
 
 def _is_whole(store: LocalStore, artifact: Artifact, progress: Progress) -> bool:

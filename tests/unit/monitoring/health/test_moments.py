@@ -186,6 +186,8 @@ def test_a_drill_that_nobody_has_tried_is_not_done() -> None:
         "the newest drill of the window is 15 d 00 h old; the limit is 14 d 00 h",
     )
     assert judge(replace(streaming(), proof=proof)) == [] == judge(replace(streaming(), proof=proof), (), 3 * week)
+    (found,) = judge(replace(streaming(), proof=proof.model_copy(update={"tried": NOW + day})), proof_age=2 * week)
+    assert found.text == "the newest drill of the window is dated ahead of the clock; the limit is 14 d 00 h"
 
 
 def test_a_drill_that_failed_for_want_of_something_is_told_until_one_goes_well() -> None:

@@ -133,9 +133,16 @@ def test_what_the_disk_does_not_give_is_told_and_stays(tmp_path: Path, monkeypat
             raise OSError(5, "Input/output error")
         return real(descriptor, count)
 
+    assert scrub_share(archive, Silent(), NOW) == []
     monkeypatch.setattr(os, "read", read)
     (told,) = scrub(archive, Silent())
     assert "cannot be read" in told and archive.list_bases() == [base]
+    # A night's share that could not be read is not done, though the night may have reached it at any time.
+    nights = [scrub_share(archive, Silent(), NOW + night * DAY) for night in range(1, 15)]
+    assert all(map(bool, nights[7:])) and archive.list_bases() == [base]
+    monkeypatch.undo()
+    assert scrub_share(archive, Silent(), NOW + 15 * DAY) == []
+    assert [scrub_share(archive, Silent(), NOW + (15 + night) * DAY) for night in range(1, 8)] == [[]] * 7
 
 
 def test_a_share_is_read_each_night_from_the_day_on_that_all_was_just_written(tmp_path: Path) -> None:
