@@ -174,11 +174,14 @@ def test_what_differs_is_named_and_the_window_is_not_proven(story: Story) -> Non
 @contextlib.contextmanager
 def hanging(story: Story, value: int) -> Iterator[None]:
     """A row is committed in the WAL and nobody sees it: its commit waits for a standby that there is not."""
-    server = story.server
+    server, over = story.server, threading.Event()
 
     def insert() -> None:
+        """Until one waits: sessions show the setting before the checkpointer, which decides it, has read it."""
         with server.connect(story.database) as connection:
-            connection.execute("INSERT INTO other VALUES (%s)", (value,))
+            while not over.is_set():
+                connection.execute("INSERT INTO other VALUES (%s)", (value,))
+                over.wait(0.05)
 
     def waits() -> bool:
         return bool(server.value("postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
@@ -192,6 +195,7 @@ def hanging(story: Story, value: int) -> Iterator[None]:
         eventually(waits, 30)
         yield
     finally:
+        over.set()
         server.execute("postgres", "ALTER SYSTEM RESET synchronous_standby_names")
         server.execute("postgres", "SELECT pg_reload_conf()")
         thread.join(60)
