@@ -101,7 +101,7 @@ def _nights(app: App, now: datetime) -> Iterator[Night]:
     """The good sets that were dumped within the window and noted what they saw, newest first."""
     found = read_window(app.settings, app.settings.root, now).spans
     for stored in sorted(present(app.catalog.sets(), now), key=lambda each: (each.time, each.id), reverse=True):
-        if not stored.good or stored.safety or not any(span.holds_some(stored.time) for span in found):
+        if not stored.good or stored.safety or not any(span.may_hold(stored.time) for span in found):
             continue
         part = stored.manifest.database
         if part is None or part.snapshot is None:
@@ -112,11 +112,11 @@ def _nights(app: App, now: datetime) -> Iterator[Night]:
         except (NotFound, ValueError):
             continue
         base, database = origin.moment.base, origin.moment.database
-        ours = (base.system_identifier, base.timeline, database)
-        # After another state was put back on the server, its places and numbers may mean something else.
-        # The second of a set's name may be the one in which its base ended.
-        known = ours == (part.system_identifier, snapshot.timeline, part.name)
-        if known and base.ended < stored.time + timedelta(seconds=1):
+        recovered = (base.system_identifier, base.timeline, database)
+        # After another state was put back on the server, its places and numbers may mean something else. A set's time
+        # is a whole second, in which its base may have ended.
+        until = stored.time + timedelta(seconds=1)
+        if recovered == (part.system_identifier, snapshot.timeline, part.name) and base.ended < until:
             yield Night(stored, snapshot, origin)
 
 

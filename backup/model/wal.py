@@ -259,8 +259,8 @@ class Span:
         """Whether the state of this moment can be had."""
         return self.start <= moment <= self.end
 
-    def holds_some(self, second: datetime) -> bool:
-        """Whether the state of a moment within this second, the whole one of a set's name, may be had."""
+    def may_hold(self, second: datetime) -> bool:
+        """Whether it may hold what was begun within this whole second, as times of sets are."""
         return whole_second(self.start) <= second + timedelta(seconds=1) and second <= self.end
 
 

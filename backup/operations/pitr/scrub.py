@@ -80,9 +80,9 @@ def scrub_share(archive: WalArchive, progress: Progress, now: datetime) -> list[
     files = _files(archive)
     found, after = due([artifact for _, artifact in files], turn, now)
     taken = {each.file for each in found}
-    wrong, whole = _read([each for each in files if each[1].file in taken], archive, progress)
+    wrong, readable = _read([each for each in files if each[1].file in taken], archive, progress)
     # What could not be read is not done: the next night begins with the same share, and tells it again.
-    if whole:
+    if readable:
         atomic_file.replace(store, _FILE, after.model_dump_json().encode())
     return wrong
 
@@ -103,7 +103,7 @@ def _read(
 ) -> tuple[list[str], bool]:
     """Read these: (what is wrong, whether each could be read). What differs is set aside."""
     progress.phase("reading base backups and WAL", sum(each.stored_size for _, each in files))
-    wrong, whole = list[str](), True
+    wrong, readable = list[str](), True
     for store, artifact in files:
         try:
             if _is_whole(store, artifact, progress):
@@ -121,11 +121,11 @@ def _read(
         except StoreError as error:
             # The cleanup may have removed it meanwhile; a disk that fails says nothing of one file.
             if artifact.file in store.names():
-                whole = False
+                readable = False
                 wrong.append(f"{artifact.file} cannot be read, or set aside: {error.message}")
     for each in wrong:
         logger.error("{}", printable(each))
-    return wrong, whole
+    return wrong, readable
 
 
 def _is_whole(store: LocalStore, artifact: Artifact, progress: Progress) -> bool:

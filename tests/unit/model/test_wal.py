@@ -216,8 +216,8 @@ def test_a_set_that_was_begun_in_the_second_in_which_its_base_ended_lies_in_the_
     begun = base(2, 2 + 0.3 / 3600)
     received = Received(whole(range(2, 2)), stream(2, 2.5))
     for (span,) in (spans([begun], received), list(offered(spans([begun], received)))):
-        assert [span.holds_some(at(2) + timedelta(seconds=second)) for second in (-1, 0, 1)] == [False, True, True]
-        assert not span.holds_some(at(3))
+        assert [span.may_hold(at(2) + timedelta(seconds=second)) for second in (-1, 0, 1)] == [False, True, True]
+        assert not span.may_hold(at(3))
 
 
 def test_bases_that_no_kept_moment_needs() -> None:
